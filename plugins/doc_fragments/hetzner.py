@@ -1,0 +1,161 @@
+# Copyright: cutover.hetzner contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Documentation shared by the hetzner_ modules."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Identity, connection and the shape of a topology."""
+
+    DOCUMENTATION = r"""
+options:
+  name:
+    description:
+      - Name of the stack. Its resources carry it in the label C(cutover.stack), which is all that is remembered of a stack.
+      - At most 63 letters, digits, C(-), C(_) and C(.).
+    type: str
+    required: true
+  api_token:
+    description: Token of the cloud project. Without it the environment variable E(HCLOUD_TOKEN) is used.
+    type: str
+  api_endpoint:
+    description: Address of the API. Without it the environment variable E(HCLOUD_ENDPOINT) is used, and without that Hetzner's own.
+    type: str
+requirements:
+  - hcloud >= 2.27, < 3 for the interpreter that runs the module
+  - Python >= 3.11
+"""
+
+    TOPOLOGY = r"""
+options:
+  topology:
+    description:
+      - What the stack consists of. Unknown keys, references to nothing and impossible combinations are refused with the path of the key, all at once.
+      - A server without O(topology.servers[].count) has exactly its name; with it, also with V(1), the servers are C(name-1), C(name-2) and so on.
+      - Labels that begin with C(cutover.) belong to the collection.
+      - User data is only compared and shown by its hash. Set C(no_log) on the task if it holds secrets, so that the arguments are not logged either.
+    type: dict
+    suboptions:
+      location:
+        description: Where everything is that names no location of its own.
+        type: str
+      labels:
+        description: Labels for every resource.
+        type: dict
+      ssh_keys:
+        description:
+          - Public keys for O(topology.servers[].ssh_keys).
+          - A project holds each key once. If it is already there under any name, it is used as it is and stays another's.
+        type: list
+        elements: dict
+        suboptions:
+          name: {description: Name of the key., type: str, required: true}
+          public_key: {description: One line in OpenSSH's format., type: str, required: true}
+          labels: {description: Labels of this resource., type: dict}
+      networks:
+        description: Private networks.
+        type: list
+        elements: dict
+        suboptions:
+          name: {description: Name of the network., type: str, required: true}
+          ip_range: {description: A private range that holds all subnets. It can grow., type: str, required: true}
+          subnets:
+            description: Servers can only join a network that has a subnet in their network zone.
+            type: list
+            elements: dict
+            suboptions:
+              ip_range: {description: A part of the network's range., type: str, required: true}
+              type: {description: Kind of subnet., type: str, choices: [cloud], default: cloud}
+              network_zone:
+                description: Where its members are.
+                type: str
+                choices: [eu-central, us-east, us-west, ap-southeast]
+                default: eu-central
+          routes:
+            description: Routes that all members get.
+            type: list
+            elements: dict
+            suboptions:
+              destination: {description: A network., type: str, required: true}
+              gateway: {description: An address of a member., type: str, required: true}
+          labels: {description: Labels of this resource., type: dict}
+          protection: {description: Protected against deletion. Not declared means left as it is., type: bool}
+      firewalls:
+        description: Firewalls for O(topology.servers[].firewalls). The order of rules has no meaning.
+        type: list
+        elements: dict
+        suboptions:
+          name: {description: Name of the firewall., type: str, required: true}
+          rules:
+            description: What is let through. Without rules for a direction, nothing comes in and everything goes out.
+            type: list
+            elements: dict
+            suboptions:
+              direction: {description: Seen from the server., type: str, choices: [in, out], default: in}
+              protocol: {description: Its protocol., type: str, choices: [tcp, udp, icmp, esp, gre], required: true}
+              port: {description: "A port, a range such as V(8000-8100), or V(any). For tcp and udp only.", type: str}
+              source_ips: {description: Networks or addresses; for V(in)., type: list, elements: str}
+              destination_ips: {description: Networks or addresses; for V(out)., type: list, elements: str}
+              description: {description: A remark that is kept with the rule., type: str, default: ''}
+          labels: {description: Labels of this resource., type: dict}
+      placement_groups:
+        description: Groups that spread up to 10 servers over different hosts.
+        type: list
+        elements: dict
+        suboptions:
+          name: {description: Name of the group., type: str, required: true}
+          type: {description: Kind of group., type: str, choices: [spread], default: spread}
+          labels: {description: Labels of this resource., type: dict}
+      primary_ips:
+        description: Public addresses that outlive their server.
+        type: list
+        elements: dict
+        suboptions:
+          name: {description: Name of the address., type: str, required: true}
+          type: {description: Family., type: str, choices: [ipv4, ipv6], default: ipv4}
+          location: {description: That of its server if it has one., type: str}
+          server: {description: Name of the server that has it., type: str}
+          labels: {description: Labels of this resource., type: dict}
+          protection: {description: Protected against deletion. Not declared means left as it is., type: bool}
+      volumes:
+        description: Volumes. They can grow, not shrink.
+        type: list
+        elements: dict
+        suboptions:
+          name: {description: Name of the volume., type: str, required: true}
+          size: {description: "In GB, 10 to 10240.", type: int, required: true}
+          format: {description: File system to make once. Not declared means none., type: str, choices: [ext4, xfs]}
+          location: {description: That of its server if it has one., type: str}
+          server: {description: Name of the server it is attached to., type: str}
+          automount: {description: Mounted by the server when it is attached., type: bool, default: false}
+          labels: {description: Labels of this resource., type: dict}
+          protection: {description: Protected against deletion. Not declared means left as it is., type: bool}
+      servers:
+        description: Servers.
+        type: list
+        elements: dict
+        suboptions:
+          name: {description: "Its host name, or what precedes the number with O(topology.servers[].count).", type: str, required: true}
+          type: {description: "Server type such as V(cx33). Another type later needs C(allow_power_off) of C(hetzner_stack).", type: str, required: true}
+          image: {description: "Image name such as V(debian-12), or the id of a snapshot.", type: str, required: true}
+          location: {description: That of the topology if not given., type: str}
+          count: {description: "Number of servers of this kind, 1 to 100.", type: int}
+          networks:
+            description: Private networks it joins.
+            type: list
+            elements: dict
+            suboptions:
+              name: {description: A declared network., type: str, required: true}
+              ip: {description: Its address there. Not given means any free one., type: str}
+          firewalls: {description: "Declared firewalls, at most 5.", type: list, elements: str}
+          placement_group: {description: A declared group., type: str}
+          ssh_keys: {description: Declared keys that may log in as root. Used at creation only., type: list, elements: str}
+          labels: {description: Labels of this resource., type: dict}
+          user_data: {description: "For cloud-init at the first boot, at most 32 KiB.", type: str, default: ''}
+          public_ipv4: {description: Has a public IPv4 address., type: bool, default: true}
+          public_ipv6: {description: Has a public IPv6 network., type: bool, default: true}
+          backups: {description: Daily backups., type: bool, default: false}
+          protection: {description: Protected against deletion and rebuild. Not declared means left as it is., type: bool}
+          groups: {description: Ansible groups that are returned in C(hosts). Remembered in a label., type: list, elements: str}
+"""

@@ -1,0 +1,189 @@
+# Copyright: cutover.hetzner contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What differs between a declaration and what is there, and what that takes. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from . import labels
+from .model import RANK, Change, FieldChange, Observed, Resource, Snapshot, Topology
+from .schema import Problems
+
+HOLDS_DATA = ("server", "volume", "primary_ip")
+
+# What a difference in a field takes. A field that is not listed is changed in place.
+_HOW: dict[str, dict[str, str]] = {
+    "ssh_key": {"public_key": "replace"},
+    "placement_group": {"type": "replace"},
+    "primary_ip": {"type": "replace", "location": "replace"},
+    "volume": {"format": "replace", "location": "replace"},
+    "server": {
+        "type": "power_off",
+        "placement_group": "power_off",
+        "public_ipv4": "power_off",
+        "public_ipv6": "power_off",
+        "image": "replace",
+        "location": "replace",
+        "user_data": "replace",
+    },
+}
+_NOTES = {
+    ("server", "type"): "the new type is billed at today's list price, also where the old one was ordered at a lower price",
+    ("server", "image"): "the server's disk is lost",
+    ("server", "location"): "the server's disk is lost",
+    ("server", "user_data"): "user data is read at the first boot only; the server's disk is lost",
+    ("volume", "format"): "the volume's data is lost",
+    ("volume", "location"): "the volume's data is lost",
+    ("primary_ip", "type"): "the address is lost",
+    ("primary_ip", "location"): "the address is lost",
+    ("network", "subnets"): "a subnet goes only when no server is in it",
+}
+
+
+def plan(topology: Topology, found: Snapshot, prune: bool = False) -> list[Change]:
+    """All changes in the order of creation, deletions last and in reverse. With ``prune`` also what is no longer declared."""
+    changes = [change for want in topology.resources.values() if (change := _change(want, found)) is not None]
+    if prune:
+        changes += removals(orphans(topology, found), "no longer declared")
+    return changes
+
+
+def orphans(topology: Topology, found: Snapshot) -> list[Observed]:
+    """What carries the stack's label and is not declared. A declared key found elsewhere in the project is not ours to hold twice."""
+    return [item for key, item in found.resources.items() if key not in topology.resources]
+
+
+def removals(items: Iterable[Observed], reason: str) -> list[Change]:
+    """Deletions in the reverse order of creation."""
+    ordered = sorted(items, key=lambda item: (-RANK[item.kind], item.name))
+    return [Change("delete", item.kind, item.name, item.key, reason, have=item) for item in ordered]
+
+
+def _change(want: Resource, found: Snapshot) -> Change | None:
+    have = found.resources.get(want.key)
+    if have is None:
+        if want.kind == "ssh_key" and want.spec["public_key"] in found.shared_ssh_keys:
+            return None  # A project holds each public key once: another's is used as it is, and stays another's.
+        return Change("create", want.kind, want.name, want.key, "declared, and not there", want=want)
+    fields = tuple(differences(want, have))
+    if not fields:
+        return None
+    lost = [item.field for item in fields if item.how == "replace"]
+    if lost:
+        return Change("replace", want.kind, want.name, want.key, f"{', '.join(lost)} cannot change in place", fields, want, have)
+    off = [item.field for item in fields if item.how == "power_off"]
+    reason = f"{', '.join(off)} can change only while it is powered off" if off else "differs from its declaration"
+    return Change("update", want.kind, want.name, want.key, reason, fields, want, have)
+
+
+def differences(want: Resource, have: Observed) -> list[FieldChange]:
+    """The fields that differ, with what each takes."""
+    result: list[FieldChange] = []
+    placed = have.labels.get(labels.PLACED_FOR)
+    if want.name != have.name:
+        result.append(FieldChange("name", have.name, want.name, "in_place"))
+    for field, after in want.spec.items():
+        before = have.spec.get(field)
+        if (
+            field in ("type", "location")
+            and want.kind == "server"
+            and placed == labels.placed_for(want.spec["type"], want.spec["location"])
+        ):
+            continue  # Chosen when capacity was out for exactly this declaration.
+        if field == "networks":
+            attached: Mapping[str, Any] = before or {}
+            after = {name: ip or attached.get(name) for name, ip in after.items()}
+        if field in ("format", "protection") and after is None:
+            continue  # not declared: left as it is
+        if field == "user_data" and not before and not after:
+            continue
+        if before != after:
+            result.append(_field(want, have, field, before, after))
+    own = wanted_labels(want, have)
+    if own != have.labels:
+        if labels.UNFINISHED in have.labels:
+            result.append(
+                FieldChange("start", have.raw.get("status"), "running", "in_place", "an earlier run was interrupted before the first boot")
+            )
+        result.append(FieldChange("labels", dict(sorted(have.labels.items())), dict(sorted(own.items())), "in_place"))
+    return result
+
+
+def wanted_labels(want: Resource, have: Observed | None) -> dict[str, str]:
+    """The declared labels, and the memory of a placement as long as it stands for this declaration."""
+    own = dict(want.labels)
+    placed = have.labels.get(labels.PLACED_FOR) if have else None
+    if placed and placed == labels.placed_for(want.spec.get("type", ""), want.spec.get("location", "")):
+        own[labels.PLACED_FOR] = placed
+    return own
+
+
+def _field(want: Resource, have: Observed, field: str, before: Any, after: Any) -> FieldChange:
+    how = _HOW.get(want.kind, {}).get(field, "in_place")
+    note = _NOTES.get((want.kind, field), "")
+    if want.kind == "volume" and field == "size" and after < before:
+        how, note = "refused", "a volume cannot shrink: make a smaller one under a new name and copy"
+    if want.kind == "network" and field == "ip_range" and not _contains(after, before):
+        how, note = "refused", "a network's range can only grow: make a new network under a new name and move the servers"
+    if field == "networks":
+        moved = sorted(name for name, ip in after.items() if name in before and before[name] != ip)
+        note = f"{', '.join(moved)}: the private address changes, connections through it break" if moved else ""
+    return FieldChange(field, before, after, how, note)
+
+
+def _contains(outer: str, inner: str) -> bool:
+    return ipaddress.IPv4Network(inner, strict=False).subnet_of(ipaddress.IPv4Network(outer, strict=False))
+
+
+def check_switches(changes: Iterable[Change], *, allow_replace: bool, allow_power_off: bool, allow_destroy_protected: bool) -> None:
+    """Refuse what loses data or interrupts a service unless its switch is set, and what cannot be done at all."""
+    problems = Problems()
+    for change in changes:
+        path = change.want.path if change.want else change.key
+        for item in change.fields:
+            where = f"{path}.{item.field}"
+            told = f"{_short(item.before)} -> {_short(item.after)}"
+            if item.how == "refused":
+                problems.add(where, f"{told}: {item.note}")
+            elif item.how == "replace" and not allow_replace:
+                problems.add(
+                    where, f"{told} would replace {change.key}{f' ({item.note})' if item.note else ''}; allow_replace: true permits it"
+                )
+            elif item.how == "power_off" and not allow_power_off and (change.have and change.have.raw.get("status") != "off"):
+                problems.add(where, f"{told} needs {change.key} powered off; allow_power_off: true permits it")
+        if change.action in ("delete", "replace") and change.have and change.have.protected and not allow_destroy_protected:
+            problems.add(change.key, "is protected against deletion; allow_destroy_protected: true lifts the protection and deletes it")
+    problems.raise_if_any(
+        "The plan holds steps that are not permitted", "Correct the topology or set the switch named; nothing was changed."
+    )
+
+
+def check_duplicates(found: Snapshot) -> None:
+    """Two resources with one identity: which is the right one cannot be known here."""
+    problems = Problems()
+    for text in found.duplicates:
+        problems.add(text.partition(":")[0], f"two resources carry this identity ({text.partition(': ')[2]})")
+    problems.raise_if_any("The stack is ambiguous", "Delete the wrong one, or take its cutover.* labels away; nothing was changed.")
+
+
+def check_foreign(strangers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Another's resource has the name that is needed."""
+    problems = Problems()
+    for key, item in strangers.items():
+        owner = (item.get("labels") or {}).get(labels.STACK)
+        problems.add(
+            key, f"id {item['id']} has this name and " + (f"belongs to the stack {owner!r}" if owner else "does not belong to any stack")
+        )
+    problems.raise_if_any(
+        "Names are taken by resources that are not of this stack, and those are never touched",
+        "Choose other names, delete or rename those resources, or hand them over by giving them the labels "
+        "cutover.stack=<name> and cutover.key=<kind>.<name>; nothing was changed.",
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
