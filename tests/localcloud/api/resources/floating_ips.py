@@ -1,0 +1,132 @@
+"""Floating IPs: addresses that move between servers. The machines do not carry them yet: assignments are records."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .. import errors
+from ..addresses import free_ipv4, free_ipv6
+from ..inputs import Body, DnsPtr, Labels, Name, Ref
+from ..kinds import Kind, action_reply, action_view, check_deletable, register, register_protection, unlocked
+from ..routing import Call, Reply, op
+from ..store import Document, now
+from .primary_ips import dns_view, set_ptr
+
+
+class Create(Body):
+    type: Literal["ipv4", "ipv6"]
+    name: Name | None = None
+    description: str | None = None
+    labels: Labels = {}
+    home_location: Ref | None = None
+    server: int | None = None
+
+
+class Update(Body):
+    name: Name | None = None
+    description: str | None = None
+    labels: Labels | None = None
+
+
+class Assign(Body):
+    server: int
+
+
+def present(call: Call, document: Document) -> Document:
+    shown = {key: document[key] for key in ("id", "name", "description", "ip", "type", "server", "protection", "labels", "created")}
+    return {
+        **shown,
+        "blocked": False,
+        "dns_ptr": dns_view(document),
+        "home_location": call.cloud.catalogue.location(document["location"]),
+    }
+
+
+KIND = register(Kind("floating_ip", "floating_ips", present, update=Update))
+register_protection(KIND)
+
+
+def _location(call: Call, body: Create) -> str:
+    if body.server is not None:
+        return str(call.get("server", body.server)["location"])
+    if body.home_location is None:
+        raise errors.invalid("home_location", "is required unless server is given")
+    place = call.cloud.catalogue.location(body.home_location)
+    if place is None:
+        raise errors.invalid("home_location", f"location '{body.home_location}' not found")
+    return str(place["name"])
+
+
+@op("POST", "/floating_ips")
+def create(call: Call) -> Reply:
+    body = call.body(Create)
+    location = _location(call, body)
+    if body.name is not None:
+        call.unique("floating_ip", body.name)
+    if body.server is not None:
+        unlocked(call, "server", body.server)
+    ident = call.tx.next_id()
+    document: Document = {
+        "id": ident,
+        "name": body.name or f"floating-ip-{ident}",
+        "description": body.description,
+        "labels": body.labels,
+        "created": now(),
+        "type": body.type,
+        "ip": free_ipv4(call.tx, call.cloud.public_range) if body.type == "ipv4" else free_ipv6(call.tx, call.cloud.public_range),
+        "location": location,
+        "server": body.server,
+        "dns": {},
+        "protection": {"delete": False},
+    }
+    call.tx.put("floating_ip", document)
+    action = None
+    if body.server is not None:
+        action = action_view(call, call.tx.start("assign_floating_ip", [("server", body.server), ("floating_ip", ident)]))
+    return Reply(201, {"floating_ip": present(call, document), "action": action})
+
+
+@op("DELETE", "/floating_ips/{id}")
+def delete(call: Call) -> Reply:
+    document = call.get("floating_ip")
+    check_deletable(call, KIND, document)
+    if document["server"] is not None:
+        raise errors.unprocessable("must_be_unassigned", "floating IP must be unassigned before it can be deleted")
+    call.tx.drop("floating_ip", document["id"])
+    return Reply(204)
+
+
+def _move(call: Call, command: str, document: Document, old: int | None, new: int | None) -> Reply:
+    touched = [("floating_ip", document["id"])]
+    for server in (old, new):
+        if server is not None:
+            unlocked(call, "server", call.get("server", server)["id"])
+            touched.insert(0, ("server", server))
+    unlocked(call, "floating_ip", document["id"])
+    call.tx.put("floating_ip", {**document, "server": new})
+    return action_reply(call, call.tx.start(command, touched))
+
+
+@op("POST", "/floating_ips/{id}/actions/assign")
+def assign(call: Call) -> Reply:
+    document, body = call.get("floating_ip"), call.body(Assign)
+    if document["server"] is not None:
+        raise errors.unprocessable("floating_ip_assigned", f"floating IP is already assigned to server {document['server']}")
+    return _move(call, "assign_floating_ip", document, None, body.server)
+
+
+@op("POST", "/floating_ips/{id}/actions/unassign")
+def unassign(call: Call) -> Reply:
+    document = call.get("floating_ip")
+    if document["server"] is None:
+        raise errors.unprocessable("service_error", "floating IP is not assigned")
+    return _move(call, "unassign_floating_ip", document, document["server"], None)
+
+
+@op("POST", "/floating_ips/{id}/actions/change_dns_ptr")
+def change_dns_ptr(call: Call) -> Reply:
+    document, body = call.get("floating_ip"), call.body(DnsPtr)
+    unlocked(call, "floating_ip", document["id"])
+    set_ptr(document, body.ip, body.dns_ptr)
+    call.tx.put("floating_ip", document)
+    return action_reply(call, call.tx.start("change_dns_ptr", [("floating_ip", document["id"])]))
