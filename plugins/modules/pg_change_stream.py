@@ -99,6 +99,15 @@ options:
     description: With no more of the sender's log missing the stream has caught up. A server's own housekeeping writes some, too.
     type: int
     default: 1048576
+  mend:
+    description:
+      - Tables whose rows V(started) makes equal after it has waited, as O(source) calls them, with C(*) and C(?).
+      - The stream stands at one position for as long as they are compared and what differs is replaced, while the sender is written to; then it goes on.
+        For rows that somebody has changed on the receiving side, and for partitions that were truncated, attached or detached. It needs a stream that
+        runs, so it is no help where one stands still.
+    type: list
+    elements: str
+    default: []
   force:
     description:
       - Remove the stream back although the target is in service; there is no way back without loss then.
@@ -152,6 +161,13 @@ EXAMPLES = r"""
     target: "{{ migration.target }}"
     state: status
   register: stream
+
+- name: Bring over what differs in one table, with the stream running
+  cutover.hetzner.pg_change_stream:
+    source: "{{ migration.source }}"
+    target: "{{ migration.target }}"
+    wait: caught_up
+    mend: [public.orders]
 
 - name: Remove it, with every replica identity as before
   cutover.hetzner.pg_change_stream:
@@ -266,6 +282,24 @@ identities:
   returned: when O(state=started)
   type: list
   elements: str
+mended:
+  description: Tables in which rows were replaced.
+  returned: when O(mend) is given, unless in check mode
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Schema and name, as the sending database calls it.
+      type: str
+    ranges:
+      description: Ranges of rows that differed.
+      type: int
+    rows_deleted:
+      description: Rows of these ranges on the receiving side before.
+      type: int
+    rows_copied:
+      description: Rows of these ranges from the sending side.
+      type: int
 drift:
   description: What has moved since the publication was made, of C(new), C(identity), C(dropped) and C(renamed) tables.
   returned: unless O(state=absent)
@@ -305,6 +339,7 @@ def main() -> None:
             "wait": {"type": "str", "choices": ["none", "spooling", "caught_up"], "default": "none"},
             "timeout": {"type": "float", "default": 300},
             "max_lag_bytes": {"type": "int", "default": 1048576},
+            "mend": {"type": "list", "elements": "str", "default": []},
             "force": {"type": "bool", "default": False},
             "progress_path": {"type": "path"},
         },
@@ -371,6 +406,7 @@ def wished(params: dict[str, t.Any]) -> control.Wish:
         timeout=params["timeout"],
         max_lag_bytes=params["max_lag_bytes"],
         force=params["force"],
+        mend=tuple(params["mend"]),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from . import cutover_check, cutover_deferred, cutover_stream, freeze, ledger, pgbouncer, predecessor, sequences
@@ -130,7 +131,8 @@ def _switch(old: Side, new: Side, goal: str, options: Options, way: cutover_stre
         if way is not None:
             result["ahead"] = compared
             steps.run("drain", lambda: cutover_stream.drain(new, frozen.id))
-            brought = steps.run("rest", lambda: cutover_stream.rest(old, new, way, options.workers))
+            way = cutover_stream.completed(old, new, way)
+            brought = steps.run("rest", partial(cutover_stream.rest, old, new, way, options.workers))
         else:
             brought = steps.run("rest", lambda: resync(old.endpoint, new.endpoint, old.selection, options.workers))
         result["resync"] = cutover_check.brought(brought)

@@ -9,19 +9,19 @@ write. Only one of the two ever applies: the first one holds at the fence, the s
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from . import catalog, cutover_check, freeze, large_objects, session, slots, todo
+from . import catalog, cutover_check, cutover_partitions, freeze, large_objects, session, slots, todo
 from .catalog import quote_literal
 from .cutover_sides import CONTROL, Options, Side
 from .errors import TransferError, certain
 from .moment import hold
 from .resync import ResyncResult, resync
-from .selection import Name, Selection
+from .selection import Name, narrowed
+from .stream import leaves, roster, turning
 from .stream import proof as proofs
-from .stream import roster, turning
 from .stream import state as streams
 from .stream.pgoutput import lsn_number, lsn_text
 from .stream.shapes import Route
@@ -36,7 +36,6 @@ SILENT_SECONDS = 30.0
 POLL_SECONDS = 0.005
 # For one message to come through a stream that has caught up.
 ANSWER_SECONDS = 20.0
-_NOTHING = "pg_catalog.pg_class"
 # What is touched is compared before writes stop until no more than this is left, or a round does not bring much less.
 FEW_KEYS = 1_000
 AHEAD_ROUNDS = 6
@@ -177,6 +176,11 @@ def unstreamed(old: Side, publication: str) -> tuple[Name, ...]:
     )
 
 
+def completed(old: Side, new: Side, way: Way) -> Way:
+    """With what has become of partitions until writes stopped."""
+    return replace(way, unstreamed=tuple(dict.fromkeys((*way.unstreamed, *cutover_partitions.reshaped(old, new)))))
+
+
 def drain(new: Side, fence_id: str) -> float:
     """Wait until everything up to the fence is in; the seconds that it took. Ends by the step's deadline, or when the stream stops."""
     began = time.monotonic()
@@ -195,18 +199,8 @@ def drain(new: Side, fence_id: str) -> float:
         time.sleep(POLL_SECONDS)
 
 
-def narrowed(selection: Selection, names: Sequence[Name]) -> Selection:
-    """The selection with these tables only, seen from the same side. names: as they are called on that side."""
-    forward = selection.forward
-    base = forward or selection
-    wanted = [selection.target_name(*name) if forward else name for name in names]
-    patterns = tuple("".join(f"[{letter}]" if letter in "*?[" else letter for letter in ".".join(name)) for name in wanted)
-    chosen = Selection(patterns or (_NOTHING,), base.exclude, base.rename, base.flavour)
-    return chosen.inverted() if forward else chosen
-
-
 def rest(old: Side, new: Side, way: Way, workers: int) -> ResyncResult | None:
-    """Bring over what no stream carries: tables that are not published or not logged, and large objects. None where there is nothing of the kind."""
+    """Bring over what no stream carries: ``way.unstreamed`` and large objects. None where there is nothing of the kind."""
     objects = old.selection.large_objects and (large_objects.count(old.conn) or large_objects.count(new.conn))
     if not way.unstreamed and not objects:
         return None
@@ -245,13 +239,20 @@ def _touched(old: Side, new: Side) -> proofs.Keys:
 def ahead(old: Side, new: Side, workers: int) -> dict[str, Any]:
     """Compare what was touched so far while writes go on, until so little is left that the proof under the freeze is short.
 
-    Returns ``keys``, ``rounds`` and ``seconds``, and ``problem``: why it ended before that, which costs a longer proof and nothing else.
+    Returns ``keys``, ``rounds`` and ``seconds``, and ``problem``: why it ended before that, which costs a longer proof and nothing else; and what
+    :func:`.cutover_partitions.mend` returns.
     Raises TransferError of kind differs, with writes never stopped, when rows differ.
     """
     began, keys, rounds = time.monotonic(), 0, 0
     if frozen(old):
         return {"keys": 0, "rounds": 0, "seconds": 0.0, "problem": "writes were stopped already"}
     told: dict[str, Any] = {"problem": ""}
+    try:
+        told |= cutover_partitions.mend(old, new, workers)
+    except TransferError as error:
+        if error.details.get("kind") not in _NO_MOMENT:
+            raise
+        told["problem"] = error.message
     left = _noted(new)
     while rounds < AHEAD_ROUNDS and left > FEW_KEYS and turning.proven_at(new.conn, direction(new)) is not None:
         try:
@@ -266,14 +267,14 @@ def ahead(old: Side, new: Side, workers: int) -> dict[str, Any]:
             differing = [table.name for table in result.tables if not table.equal]
             raise TransferError(
                 f"rows of {', '.join(differing[:5])} differ between {old.name} and {new.name}; writes were not stopped",
-                "Find them with pg_row_verify and bring them over again; writes go on meanwhile.",
+                "See with pg_row_verify which rows, and why they differ; pg_change_stream with these tables in mend brings them over, while writes go on.",
                 kind="differs",
                 differing=differing,
             )
         before, left = left, _noted(new)
         if left > 0.7 * before:
             break
-    return {"keys": keys, "rounds": rounds, "seconds": round(time.monotonic() - began, 4), **told}
+    return {**told, "keys": keys, "rounds": rounds, "seconds": round(time.monotonic() - began, 4)}
 
 
 def _noted(new: Side) -> int:
@@ -373,7 +374,7 @@ def arm(old: Side, new: Side, way: Way) -> dict[str, Any]:
         query = f"SELECT lsn::text FROM pg_create_logical_replication_slot({quote_literal(way.slot)}, {quote_literal(slots.PLUGIN)})"
     lsn = str(certain(new.conn.execute(query).fetchone(), "the position of the slot")[0])
     what, source = opposite(new), todo.identity(new.conn, new.endpoint)
-    turning.turn(old.conn, what, source, way.slot, way.publication, lsn_number(lsn), way.routes)
+    turning.turn(old.conn, what, source, way.slot, way.publication, lsn_number(lsn), way.routes, leaves.read(new.conn, way.publication))
     return {"slot": way.slot, "lsn": lsn, "direction": what}
 
 

@@ -72,10 +72,11 @@ def pair_tables(
 
     empty: whether a source's column that the target lacks holds no data; such a column is skipped and reported. Without it each is a problem.
 
-    Partitions are paired leaf by leaf when the target has the same leaves with the same bounds, else through the partitioned table on top.
+    Partitions are paired leaf by leaf when the target has the same leaves with the same bounds and no other, else through the partitioned table on top.
     On the way back (an inverted selection) a table or column that the old side never had is skipped and reported, not a problem.
     """
     by_name = {table.full_name: table for table in targets}
+    theirs = {root: {leaf.full_name for leaf in leaves} for root, leaves in _trees(tuple(by_name.values())).items()}
     source_tables = tuple(sources)
     pairs: list[Pair] = []
     problems: list[str] = []
@@ -93,7 +94,7 @@ def pair_tables(
 
     for root, leaves in _trees(source_tables).items():
         top = next((table for table in source_tables if table.full_name == root), None)
-        if top is None or _same_leaves(leaves, by_name, selection):
+        if top is None or _same_leaves(leaves, by_name, theirs.get(selection.target_name(*root)), selection):
             for leaf in leaves:
                 add(leaf, by_name.get(selection.target_name(*leaf.full_name)), (leaf,))
         else:
@@ -113,7 +114,10 @@ def _trees(tables: tuple[Table, ...]) -> dict[Name, tuple[Table, ...]]:
     return {root: tuple(leaves) for root, leaves in trees.items()}
 
 
-def _same_leaves(leaves: tuple[Table, ...], targets: dict[Name, Table], selection: Selection) -> bool:
+def _same_leaves(leaves: tuple[Table, ...], targets: dict[Name, Table], theirs: set[Name] | None, selection: Selection) -> bool:
+    # Rows of a partition that only the target has would be looked at by nobody.
+    if theirs != {selection.target_name(*leaf.full_name) for leaf in leaves}:
+        return False
     for leaf in leaves:
         other = targets.get(selection.target_name(*leaf.full_name))
         root = certain(leaf.partition_root, "the root of a partition")

@@ -55,20 +55,29 @@ class ResyncResult:
 
 
 def resync(
-    source: Endpoint, target: Endpoint, selection: Selection, workers: int = 2, *, hash: str | None = None, check: bool = False
+    source: Endpoint,
+    target: Endpoint,
+    selection: Selection,
+    workers: int = 2,
+    *,
+    hash: str | None = None,
+    check: bool = False,
+    snapshot: str | None = None,
 ) -> ResyncResult:
     """Replace what differs on the target by what the source has, one transaction per table.
 
-    The source must be frozen: rows written to it meanwhile are not seen. The target may carry triggers that refuse writes; they are passed.
-    For the way back exchange the endpoints and give ``selection.inverted()``. check: only count ranges.
+    The source must be frozen, since rows written to it meanwhile are not seen; or a snapshot of it says what is wanted. The target may carry
+    triggers that refuse writes; they are passed. For the way back exchange the endpoints and give ``selection.inverted()``. check: only count ranges.
     A lost connection is tried again from the start: equal tables stay untouched. Raises TransferError.
     """
     if workers < 1:
         raise TransferError(f"workers is {workers}, must be at least 1", "Correct the number.")
-    return session.retrying(lambda: _attempt(source, target, selection, workers, hash, check), budget_seconds=60.0)
+    return session.retrying(lambda: _attempt(source, target, selection, workers, hash, check, snapshot), budget_seconds=60.0)
 
 
-def _attempt(source: Endpoint, target: Endpoint, selection: Selection, workers: int, hash: str | None, check: bool) -> ResyncResult:
+def _attempt(
+    source: Endpoint, target: Endpoint, selection: Selection, workers: int, hash: str | None, check: bool, snapshot: str | None
+) -> ResyncResult:
     started = time.monotonic()
     with ExitStack() as stack:
         if not check:
@@ -80,7 +89,7 @@ def _attempt(source: Endpoint, target: Endpoint, selection: Selection, workers: 
             stack.enter_context(session.connect(endpoint, application_name="cutover resync holder", read_only=True))
             for endpoint in (source, target)
         )
-        snapshots = hold(ours, None), hold(theirs, None)
+        snapshots = hold(ours, snapshot), hold(theirs, None)
         row = ours.execute(
             "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text"
         ).fetchone()

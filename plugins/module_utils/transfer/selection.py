@@ -16,6 +16,7 @@ Name = tuple[str, str]
 
 # Large objects belong to no table: they come along whatever is included, unless an exclude pattern matches this name.
 LARGE_OBJECTS = "pg_catalog.pg_largeobject"
+_NOTHING = "pg_catalog.pg_class"
 SYSTEM_SCHEMAS = ("pg_catalog", "information_schema", "pg_toast*", "pg_temp*", "cutover")
 # Run by the platform itself and rebuilt by it on the other side. auth and storage hold users' data and are taken.
 SUPABASE_SCHEMAS = (
@@ -216,3 +217,13 @@ class Selection:
 def dotted(names: Iterable[Name]) -> list[str]:
     """``schema.table`` of each name, sorted, for results and messages."""
     return sorted(f"{schema}.{table}" for schema, table in names)
+
+
+def narrowed(selection: Selection, names: Sequence[Name]) -> Selection:
+    """The selection with these tables only, seen from the same side. names: as they are called on that side."""
+    forward = selection.forward
+    base = forward or selection
+    wanted = [selection.target_name(*name) if forward else name for name in names]
+    patterns = tuple("".join(f"[{letter}]" if letter in "*?[" else letter for letter in ".".join(name)) for name in wanted)
+    chosen = Selection(patterns or (_NOTHING,), base.exclude, base.rename, base.flavour)
+    return chosen.inverted() if forward else chosen

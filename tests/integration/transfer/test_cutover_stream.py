@@ -5,34 +5,30 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from ansible_collections.cutover.hetzner.plugins.module_utils.transfer import (
-    cutover,
-    cutover_sides,
     cutover_single,
     cutover_stream,
     ledger,
     pgbouncer,
     predecessor,
-    schema,
-    schema_plan,
     session,
 )
 from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.errors import TransferError
 from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.selection import Selection
-from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.stream import applier, state, turning
+from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.stream import applier, records, state, turning
 from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.stream.proof import verify_following
+from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.stream.spool import Writer
 from bench import load
 from integration.conftest import Pair
 from integration.transfer.cases import wait_until
-from integration.transfer.streaming import PUBLICATION, Stream
-from integration.transfer.streams import slots_dropped
+from integration.transfer.moving import Move, moved
+from integration.transfer.streaming import OPTIONS
 from pgservers import bouncer
 
 ALL = Selection()
@@ -46,56 +42,10 @@ MORE = (
 )
 
 
-class Move:
-    """Two databases, the streams between them, and what a switch is asked."""
-
-    def __init__(self, pair: Pair, folder: Path) -> None:
-        self.pair = pair
-        self.forward = Stream(pair, folder / "forward")
-        self.reverse = Stream(pair, folder / "reverse", "reverse")
-
-    def options(self, **more: Any) -> cutover_sides.Options:
-        given: dict[str, Any] = {"workers": 2, "deadline": 60, "way_back_slot": self.reverse.slot, "way_back_publication": PUBLICATION}
-        return cutover_sides.Options(**{**given, **more})
-
-    def switch(self, **more: Any) -> dict[str, Any]:
-        return cutover.cut_over(self.pair.source, self.pair.target, ALL, self.options(**more))
-
-    def back(self, **more: Any) -> dict[str, Any]:
-        return cutover.roll_back(self.pair.source, self.pair.target, ALL, self.options(**more))
-
-    def writable(self, side: str) -> bool:
-        run = self.pair.on_source if side == "source" else self.pair.on_target
-        try:
-            run("INSERT INTO loose VALUES ('probe', 0)")
-        except psycopg.errors.ReadOnlySqlTransaction:
-            return False
-        return True
-
-    def clients(self, count: int = 4, rate: float = 200.0) -> load.Load:
-        there = tuple(server.endpoint(self.pair.dbname).conninfo() for server in (self.pair.source_server, self.pair.target_server))
-        both = (there[0], there[1])
-        return load.Load(load.clients(count, rate, both, both, there[0], 1)[: count - 1 if count > 3 else count], reader=both)
-
-    def judged(self, memories: Any, side: str) -> load.Verdict:
-        server = self.pair.source_server if side == "source" else self.pair.target_server
-        with server.connect(self.pair.dbname) as conn:
-            return load.judge(memories, load.held(conn))
-
-
 @pytest.fixture
 def move(pair: Pair, tmp_path: Path) -> Iterator[Move]:
     """Copied under the forward slot, everything built, the target closed, both sides published."""
-    with ExitStack() as stack:
-        for server in (pair.source_server, pair.target_server):
-            stack.enter_context(slots_dropped(server, pair.dbname))
-        pair.on_source(*load.SCHEMA, *MORE)
-        schema.transfer(pair.source, pair.target, ALL, "pre_data", schema_plan.Options())
-        cutover_single.frozen(pair.source, pair.target, ALL, "target", cutover_sides.Options())
-        made = Move(pair, tmp_path)
-        made.forward.copy()
-        schema.transfer(pair.source, pair.target, ALL, "post_data", schema_plan.Options())
-        pair.on_target(f"CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES WITH (publish_via_partition_root = true)")
+    with moved(pair, tmp_path, *MORE) as made:
         yield made
 
 
@@ -297,6 +247,32 @@ def test_what_is_compared_afterwards_is_the_moment_of_the_opening_also_when_the_
         for side in ("source", "target"):
             verdict = move.judged(memories, side)
             assert (verdict.lost, verdict.doubled) == (0, 0), (side, verdict.examples)
+
+
+def test_a_way_back_that_has_not_begun_keeps_no_more_than_it_may_need_and_begins_all_the_same(move: Move) -> None:
+    pair, back = move.pair, move.reverse
+    pair.on_target(f"SELECT pg_create_logical_replication_slot('{back.slot}', 'pgoutput')")
+    with closing(Writer(back.folder, {"system": "test", "database": pair.dbname, "slot": back.slot}, segment_bytes=2000)) as writer:
+        for number in range(8):
+            write = f"INSERT INTO load_5 (client, seq, version) SELECT 0, {number * 100} + g, 1 FROM generate_series(1, 50) g"
+            pair.on_target("SET session_replication_role = replica", "SET synchronous_commit = on", write, "DELETE FROM load_5")
+            for position, data in pair.on_target(
+                f"SELECT lsn - '0/0'::pg_lsn, data FROM pg_logical_slot_get_binary_changes('{back.slot}', NULL, NULL, {OPTIONS})"
+            ):
+                writer.append(int(position), bytes(data))
+            writer.sync()
+    before = records.segments(back.folder)
+    assert len(before) > 5
+    config, deadline = replace(back.config, keep_seconds=0.4), time.monotonic() + 20
+    applier.run(config, lambda: len(records.segments(back.folder)) <= 2 or time.monotonic() > deadline, back.timing)
+    assert records.segments(back.folder) == before[-2:]
+    with move.forward.running():
+        move.forward.caught_up()
+        move.switch()
+        with back.running():
+            pair.on_target("INSERT INTO loose VALUES ('back', 1)")
+            back.caught_up()
+            assert pair.on_source("SELECT count(*) FROM loose WHERE memo = 'back'") == [(1,)]
 
 
 def test_case_39_an_idle_source_and_one_with_unpublished_traffic_only_reach_the_fence_within_a_second(move: Move) -> None:

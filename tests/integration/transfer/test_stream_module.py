@@ -145,6 +145,11 @@ def test_from_the_first_start_to_nothing(pair: Pair, wish: control.Wish, systemd
     told = control.status(wish, systemd)
     assert not told.changed and told.facts["transactions"] > 10 and told.facts["problem"] is None and not told.facts["unseen"]
     assert told.facts["eta_seconds"] == 0 and told.facts["slot"]["active"] and not told.facts["drift"]
+    pair.on_target("DELETE FROM keyed WHERE id = 7")
+    mended = control.started(replace(wish, wait="caught_up", mend=("public.key*",)), systemd)
+    assert mended.changed and [one["name"] for one in mended.facts["mended"]] == ["public.keyed"]
+    assert pair.on_source(ROWS) == pair.on_target(ROWS)
+    assert not control.started(replace(wish, mend=("public.key*",)), systemd).changed
     pair.on_source("CREATE TABLE born (id int PRIMARY KEY)")
     assert control.status(wish, systemd).facts["drift"] == {"new": ["public.born"]}
 

@@ -193,6 +193,18 @@ def test_different_partitions_are_compared_through_the_root(pair: Pair) -> None:
     assert [one.row for one in only_difference(verify(pair.source, pair.target, ALL), "r").missing] == ["(5,n)"]
 
 
+def test_rows_of_a_partition_that_only_the_target_has_are_compared(pair: Pair) -> None:
+    pair.on_both(
+        "CREATE TABLE r (id int, note text) PARTITION BY RANGE (id)", "CREATE TABLE r_a PARTITION OF r FOR VALUES FROM (0) TO (100)"
+    )
+    pair.on_target("CREATE TABLE r_b PARTITION OF r DEFAULT")
+    pair.on_source("INSERT INTO r SELECT g, 'n' FROM generate_series(0, 9) g")
+    copy(pair.source, pair.target, ALL)
+    assert verify(pair.source, pair.target, ALL).equal
+    pair.on_target("INSERT INTO r VALUES (777, 'nobody asked for it')")
+    assert [one.row for one in only_difference(verify(pair.source, pair.target, ALL), "r").extra] == ['(777,"nobody asked for it")']
+
+
 def test_given_snapshots_are_what_is_compared(moved: Pair) -> None:
     with moved.target_server.connect(moved.dbname) as conn:
         conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")

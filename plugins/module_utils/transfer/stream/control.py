@@ -16,7 +16,7 @@ from typing import Any
 from .. import cutover_state, session, slots
 from ..endpoint import Endpoint
 from ..errors import TransferError
-from . import config_file, prerequisites, publication, sight, state, unit, waiting
+from . import config_file, mending, prerequisites, publication, sight, state, unit, waiting
 from .config import FORWARD, REVERSE, Config
 from .pgoutput import lsn_text
 
@@ -31,6 +31,7 @@ class Wish:
 
     full_identity: tables without a key may get REPLICA IDENTITY FULL; wait: NONE, SPOOLING or CAUGHT_UP, for at most timeout seconds
     max_lag_bytes: with so little missing it has caught up; force: remove a stream that is still needed, or what can be reached of it
+    mend: patterns of the migration source's names for tables, whose rows are made equal at last
     tell: gets a line of :func:`.waiting.as_text` about twice a second while it waits
     """
 
@@ -43,6 +44,7 @@ class Wish:
     timeout: float = 300.0
     max_lag_bytes: int = 1024 * 1024
     force: bool = False
+    mend: tuple[str, ...] = ()
     tell: Callable[[str], None] | None = None
 
 
@@ -67,7 +69,7 @@ def started(wish: Wish, run: unit.Run, check: bool = False) -> Outcome:
     """Publish, configure, start; then wait as wished. Makes no slot: the copy makes it with its snapshot, and the receiver waits for it.
 
     run: runs a command on this machine, see :data:`.unit.Run`. Raises TransferError of the kinds of :mod:`.prerequisites` and :mod:`.publication`,
-    not_installed, unit, replica (of the receiving database), or, while waiting, timeout and whatever stops the stream.
+    not_installed, unit, replica (of the receiving database), or, while waiting, timeout and whatever stops the stream; of :mod:`.mending` at last.
     """
     config, done = wish.config, Outcome()
     found = _unit(wish, run, check)
@@ -92,6 +94,11 @@ def started(wish: Wish, run: unit.Run, check: bool = False) -> Outcome:
         began = time.time()
         again = unit.bring_up(run, found, restart=renewed)
         _wait(wish, run, began if again else 0.0)
+        if wish.mend:
+            done.facts["mended"] = mending.mend_named(config, wish.mend)
+            done.changed = done.changed or bool(done.facts["mended"])
+    elif wish.mend:
+        done.warnings.append("Check mode does not look whether rows of the tables of mend differ: that takes a slot for a moment.")
     _report(wish, run, done, check)
     return done
 

@@ -26,12 +26,13 @@ def pause_at(
     *,
     patience_seconds: float = _PATIENCE_SECONDS,
     note_dirty: bool = False,
+    keep: bool = False,
 ) -> Iterator[Callable[[str], str]]:
     """A hook for :func:`..moment.take`: brings the receiving database to just before the first commit at or after a position; name of its snapshot.
 
     From entering on nothing is applied, so that the position, which is taken meanwhile, cannot be missed; the hook lets the stream go on to it, and
     on from it as soon as the snapshot is there. The snapshot lives until the context is left. note_dirty: keys of everything from the position on
-    are noted in ``cutover.dirty``.
+    are noted in ``cutover.dirty``; keep: it stands until the context is left.
     Raises TransferError of kind no_stream, pause_taken, too_late, deadline, or the stream's own problem.
     """
     with (
@@ -49,7 +50,8 @@ def pause_at(
             _paused(stop_at)
             holding.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             row = certain(holding.execute("SELECT pg_export_snapshot()").fetchone(), "the exported snapshot")
-            state.clear_pause(asking, direction)
+            if not keep:
+                state.clear_pause(asking, direction)
             return str(row[0])
 
         def _paused(stop_at: int) -> None:

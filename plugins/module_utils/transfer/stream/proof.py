@@ -9,6 +9,7 @@ proof under the freeze looks at (:func:`touched`) is all that was touched since 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from .. import ledger, session
@@ -16,7 +17,7 @@ from ..endpoint import Endpoint
 from ..errors import TransferError, certain
 from ..selection import Selection
 from ..verify import VerifyResult, verify
-from . import pause, state, turning
+from . import leaves, pause, state, turning
 from .pgoutput import lsn_number
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ _SLOT_SECONDS = 10.0
 def verify_following(source: Endpoint, target: Endpoint, selection: Selection, **options: Any) -> VerifyResult:
     """Compare all rows at one position of the source, of which both sides' snapshots are, while the stream goes on. options: of :func:`..verify.verify`
 
-    When all are equal the position is noted, and the proof of a cutover looks only at what was touched since.
+    When all that is streamed is selected and equal, the position is noted, and the proof of a cutover looks only at what was touched since.
     Raises TransferError as :func:`.pause.pause_at` does, or of kind not_applying when nobody applies the stream.
     """
-    return _at_one_position(source, target, selection, "forward", lambda _aside: None, **options)
+    return _at_one_position(source, target, selection, "forward", None, **options)
 
 
 def catch_up(sending: Endpoint, receiving: Endpoint, selection: Selection, direction: str, workers: int) -> VerifyResult:
@@ -63,9 +64,9 @@ def catch_up(sending: Endpoint, receiving: Endpoint, selection: Selection, direc
 
 
 def _at_one_position(
-    sending: Endpoint, receiving: Endpoint, selection: Selection, direction: str, note: Callable[[Keys], None], **options: Any
+    sending: Endpoint, receiving: Endpoint, selection: Selection, direction: str, note: Callable[[Keys], None] | None, **options: Any
 ) -> VerifyResult:
-    """note: is given the keys set aside before both sides are looked at"""
+    """note: is given the keys set aside before both sides are looked at, when only those are compared"""
     with session.connect(receiving, application_name="cutover proof") as conn:
         if not state.is_applying(conn, direction):
             raise TransferError(
@@ -73,17 +74,29 @@ def _at_one_position(
                 "Start it with pg_change_stream state=started, or compare with pair: none while nobody writes.",
                 kind="not_applying",
             )
-        noting = certain(state.read(conn, direction), "the stream that is applied").dirty_from is not None
+        row = certain(state.read(conn, direction), "the stream that is applied")
+        noting = row.dirty_from is not None
+        partitions = None
+        if note is None:
+            # Before the position: what becomes of a partition afterwards is seen, at the worst for nothing.
+            with closing(session.connect(sending, application_name="cutover proof", read_only=True)) as looking:
+                partitions = leaves.read(looking, row.publication)
         with pause.pause_at(sending, receiving, direction, note_dirty=not noting) as hook:
 
             def at(position: str) -> str:
                 _set_aside(conn)
-                note(ledger.read_dirty(conn, f"cutover.{_ASIDE}"))
+                if note is not None:
+                    note(ledger.read_dirty(conn, f"cutover.{_ASIDE}"))
                 return hook(position)
 
             result = verify(sending, receiving, selection, pairing="slot", pause_at=at, **options)
-        _settle(conn, result, direction)
+        _settle(conn, result, direction, note is not None or _all(conn, selection, direction), partitions)
     return result
+
+
+def _all(conn: Conn, selection: Selection, direction: str) -> bool:
+    """Whether everything that the stream carries is selected."""
+    return all(selection.matches(*name, route.root) for name, route in state.routes(conn, direction).items() if route.target is not None)
 
 
 def named(keys: Keys, selection: Selection, direction: str) -> Keys:
@@ -118,13 +131,15 @@ def _set_aside(conn: Conn) -> None:
         conn.execute(_MOVE.format(old="dirty", new=_ASIDE))
 
 
-def _settle(conn: Conn, result: VerifyResult, direction: str) -> None:
+def _settle(conn: Conn, result: VerifyResult, direction: str, whole: bool, partitions: leaves.Leaves | None) -> None:
+    """whole: what was not looked at was not touched, or there is nothing of the kind"""
     with conn.transaction():
-        if result.equal and result.exact and result.lsn is not None:
+        if whole and result.equal and result.exact and result.lsn is not None:
             conn.execute(f"DELETE FROM cutover.{_ASIDE}")
-            turning.proven(conn, direction, lsn_number(result.lsn))
-        else:
-            conn.execute(_MOVE.format(old=_ASIDE, new="dirty"))
+            turning.proven(conn, direction, lsn_number(result.lsn), partitions)
+            return
+        conn.execute(_MOVE.format(old=_ASIDE, new="dirty"))
+        if not result.equal:
             turning.unproven(conn, direction)
 
 

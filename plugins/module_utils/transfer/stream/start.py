@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from .config import FORWARD, Config
 from .figures import Figures
 from .pgoutput import lsn_number
 from .shapes import Route
+from .spool import Reader, remove_applied
 from .state import Stream
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def prepare(
             begun = _begin(conn, config, figures)
         else:
             figures.say("waiting_for_begin", detail="the cutover begins the way back")
+            _forget(config)
             begun = None
         if begun is not None:
             conn.execute(
@@ -63,6 +66,14 @@ def prepare(
             return begun
         _pause(stop, figures)
     return None
+
+
+def _forget(config: Config) -> None:
+    """Let go what was spooled before the way back begins. It begins where its sender is then, beyond all that has been here for ``keep_seconds``."""
+    with closing(Reader(config.spool)) as reader:
+        spooled = reader.spooled()
+    if spooled:
+        remove_applied(config.spool, spooled, config.keep_seconds)
 
 
 def _pause(stop: Callable[[], bool], figures: Figures) -> None:

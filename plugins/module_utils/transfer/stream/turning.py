@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from . import state
+from . import leaves, state
+from .leaves import Leaves
 from .pgoutput import lsn_number, lsn_text
 from .shapes import Route
 
@@ -19,19 +21,41 @@ if TYPE_CHECKING:
 # What was proven equal, and where: from there on only the rows that were touched since can differ.
 _DDL = """
 CREATE TABLE IF NOT EXISTS cutover.proof (
-    direction text PRIMARY KEY, lsn pg_catalog.pg_lsn NOT NULL, at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp())
+    direction text PRIMARY KEY, lsn pg_catalog.pg_lsn NOT NULL, at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    leaves jsonb NOT NULL DEFAULT '[]')
 """
 
 
-def proven(conn: Conn, direction: str, position: int) -> None:
-    """Note in the receiving database that every row was equal at a position, from which on touched keys have been noted."""
+def proven(conn: Conn, direction: str, position: int, partitions: Leaves | None = None) -> None:
+    """Note in the receiving database that every row was equal at a position, from which on touched keys have been noted.
+
+    partitions: of the sender, read before the position; None leaves what is known of them, when only touched rows were looked at
+    """
+    kept = None if partitions is None else json.dumps(leaves.plain(partitions))
     with conn.transaction():
         _create(conn)
         conn.execute(
-            "INSERT INTO cutover.proof (direction, lsn) VALUES (%s, %s::pg_lsn)"
-            " ON CONFLICT (direction) DO UPDATE SET lsn = excluded.lsn, at = excluded.at",
-            (direction, lsn_text(position)),
+            "INSERT INTO cutover.proof AS p (direction, lsn, leaves) VALUES (%s, %s::pg_lsn, coalesce(%s::jsonb, '[]'))"
+            " ON CONFLICT (direction) DO UPDATE SET lsn = excluded.lsn, at = excluded.at, leaves = coalesce(%s::jsonb, p.leaves)",
+            (direction, lsn_text(position), kept, kept),
         )
+
+
+def leaves_at_proof(conn: Conn, direction: str) -> Leaves:
+    """Partitions of the sender as they were when their rows were last proven equal."""
+    if not _there(conn):
+        return {}
+    row = conn.execute("SELECT leaves FROM cutover.proof WHERE direction = %s", (direction,)).fetchone()
+    return leaves.from_plain(row[0]) if row else {}
+
+
+def leaves_mended(conn: Conn, direction: str, partitions: Leaves) -> None:
+    """Note the partitions of some tables on top, whose rows have been made equal since all were proven. partitions: read before that"""
+    with conn.transaction():
+        row = conn.execute("SELECT leaves FROM cutover.proof WHERE direction = %s FOR UPDATE", (direction,)).fetchone()
+        if row is not None:
+            kept = json.dumps(leaves.plain({**leaves.from_plain(row[0]), **partitions}))
+            conn.execute("UPDATE cutover.proof SET leaves = %s::jsonb WHERE direction = %s", (kept, direction))
 
 
 def unproven(conn: Conn, direction: str) -> None:
@@ -51,10 +75,13 @@ def proven_at(conn: Conn, direction: str) -> int | None:
     return lsn_number(row[0]) if row else None
 
 
-def turn(conn: Conn, direction: str, source: str, slot: str, publication: str, position: int, routes: Iterable[Route]) -> None:
+def turn(
+    conn: Conn, direction: str, source: str, slot: str, publication: str, position: int, routes: Iterable[Route], partitions: Leaves
+) -> None:
     """Let a stream begin at a position of its sender, where both sides are equal and closed; one that was there goes on from there.
 
     conn: to the receiver. Everything before the position is passed over, keys are noted from it on, and nothing holds the stream any more.
+    partitions: of the sender, at the position
     """
     with conn.transaction():
         state.create(conn)
@@ -67,7 +94,7 @@ def turn(conn: Conn, direction: str, source: str, slot: str, publication: str, p
             " fence_lsn = NULL, hold = false, problem = NULL, tables = '{}' WHERE direction = %(direction)s",
             {"at": lsn_text(position), "direction": direction},
         )
-        proven(conn, direction, position)
+        proven(conn, direction, position, partitions)
     conn.execute("SELECT pg_notify(%s, %s)", (state.CHANNEL, direction))
 
 
