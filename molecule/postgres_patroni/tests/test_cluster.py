@@ -42,6 +42,14 @@ def test_three_members_one_leader_one_synchronous(host: Any) -> None:
     assert {member["state"] for member in cluster(host)["members"]} <= {"running", "streaming"}
 
 
+def test_every_member_knows_its_timeline(host: Any) -> None:
+    """A replica that cannot ask its own server for it would not notice that it has to be rewound."""
+    found = json.loads(host.check_output(f"curl -sS --cacert {TLS}/ca.crt https://{address(host)}:8008/patroni"))
+    assert found["timeline"] == next(member["timeline"] for member in cluster(host)["members"] if member["role"] == "leader")
+    log = host.check_output("journalctl -u patroni --no-pager --since=-15s")
+    assert "Can not fetch local timeline" not in log
+
+
 def test_every_acknowledged_row_is_on_every_member(host: Any) -> None:
     # A member that follows a new timeline asks for it every five seconds, and the asynchronous one owes nobody its rows at once:
     # the leader must hold them now, the others when they have caught up.
