@@ -92,9 +92,9 @@ def estimate(changes: Iterable[Change], found: Snapshot, catalogue: Catalogue) -
 
 
 def _merged(change: Change) -> Mapping[str, Any]:
-    """The declared fields, but the type and place a fallback chose where those stand."""
+    """The declared fields, but the type and place a fallback chose where those stand. What is made anew is tried as declared first."""
     want = change.want.spec if change.want else {}
-    have = change.have.spec if change.have else {}
+    have = change.have.spec if change.have and change.action == "update" else {}
     changed = change.field_names()
     return {**want, **{name: have[name] for name in ("type", "location") if name in have and name not in changed}}
 

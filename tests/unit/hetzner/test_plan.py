@@ -145,6 +145,15 @@ def test_a_remembered_placement_is_no_drift_until_the_declaration_changes() -> N
     assert {"type", "labels"} <= change.field_names()
 
 
+def test_what_is_made_anew_is_priced_as_declared() -> None:
+    own = MADE.resources["server.app"]
+    memory = {labels.PLACED_FOR: labels.placed_for("cx23", "nbg1")}
+    placed = alter(MADE, "server.app", spec={**own.spec, "type": "cpx22"}, labels={**own.labels, **memory})
+    changes = plan.plan(parse("shop", varied(image="debian-13")), placed)
+    lines = {(one["resource"], one["item"]): one for one in cost.estimate(changes, placed, OFFER).as_dict()["lines"]}
+    assert (lines["server.app", "server cx23 in nbg1"]["before"], lines["server.app", "server cx23 in nbg1"]["after"]) == (19.49, 5.49)
+
+
 def test_an_interrupted_server_is_started() -> None:
     own = MADE.resources["server.app"]
     (change,) = plan.plan(TOPOLOGY, alter(MADE, "server.app", labels={**own.labels, labels.UNFINISHED: "start"}))
