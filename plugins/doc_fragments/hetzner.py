@@ -137,7 +137,33 @@ options:
         elements: dict
         suboptions:
           name: {description: "Its host name, or what precedes the number with O(topology.servers[].count).", type: str, required: true}
-          type: {description: "Server type such as V(cx33). Another type later needs C(allow_power_off) of C(hetzner_stack).", type: str, required: true}
+          type:
+            description:
+              - Server type such as V(cx33). Another type later needs C(allow_power_off) of C(hetzner_stack).
+              - Exactly one of this and O(topology.servers[].requirements).
+            type: str
+          requirements:
+            description:
+              - What the server must have, in place of a type. The cheapest type by list price that has it all is taken, of those
+                that are available in the server's location and not announced to be retired. When it has no capacity after all, the next cheapest
+                are tried in turn, then the same in the locations of C(capacity.locations). C(capacity.server_types) has no part in it.
+              - Only O(topology.servers[].requirements.price) and C(budget) bound what is taken then.
+              - A server that meets them stays as it is, also when a cheaper type appears or its type is retired. One that does not is changed to
+                the cheapest type that does and fits its disk, which needs C(allow_power_off); another architecture needs C(allow_replace).
+            type: dict
+            suboptions:
+              cores: {description: "Cores, at least.", type: int}
+              memory: {description: "Memory in GB, at least.", type: float}
+              disk:
+                description: Local disk in GB, at least. A server whose disk is smaller gets a type with more, and its disk grows; it never shrinks.
+                type: int
+              dedicated: {description: "Whether its cores are its own (V(true)) or shared (V(false)). Not given means either.", type: bool}
+              architecture: {description: Not given means any that the image exists for., type: str, choices: [x86, arm]}
+              price:
+                description:
+                  - The most that the type may cost a month, net, in the currency of the account, without its address and backups.
+                  - Servers that were ordered before the prices of June 2026 are not judged by it while they stay as they are.
+                type: float
           image: {description: "Image name such as V(debian-12), or the id of a snapshot.", type: str, required: true}
           location: {description: That of the topology if not given., type: str}
           count: {description: "Number of servers of this kind, 1 to 100.", type: int}

@@ -67,7 +67,7 @@ options:
     type: dict
     suboptions:
       server_types:
-        description: Other types, in this order.
+        description: Other types, in this order. Not for servers with O(topology.servers[].requirements), which have a choice of their own.
         type: list
         elements: str
         default: []
@@ -141,6 +141,18 @@ EXAMPLES = r"""
         - {name: app, type: cx33, image: debian-12, ssh_keys: [deploy], firewalls: [web], networks: [{name: private, ip: 10.20.1.10}], groups: [application]}
         - {name: db, type: cx33, image: debian-12, ssh_keys: [deploy], firewalls: [web], networks: [{name: private, ip: 10.20.1.20}], groups: [database]}
   register: stack
+
+- name: Make a server of the cheapest type that is large enough, wherever in Germany there is room
+  cutover.hetzner.hetzner_stack:
+    name: reports
+    capacity:
+      locations: [fsn1]
+    topology:
+      location: nbg1
+      servers:
+        - name: worker
+          image: debian-12
+          requirements: {cores: 4, memory: 8, disk: 80, dedicated: false, architecture: x86, price: 20.0}
 
 - name: Take the servers into the inventory
   ansible.builtin.add_host:

@@ -455,6 +455,66 @@ def test_a_fallback_keeps_to_the_budget_and_to_the_place_of_a_volume(cloud: Loca
     assert "fsn1" not in caught.value.message and "capacity.server_types" in caught.value.remedy
 
 
+NEEDS = {"cores": 4, "memory": 8, "disk": 80, "dedicated": False, "architecture": "x86", "price": 36.0}
+
+
+def by_requirements(needs: dict[str, Any], **server: Any) -> dict[str, Any]:
+    return {"location": "nbg1", "servers": [{"name": "one", "image": "debian-12", "requirements": needs, **server}]}
+
+
+def test_a_server_by_requirements_is_the_cheapest_that_will_do_and_stays(cloud: LocalApi) -> None:
+    declared = by_requirements(NEEDS)
+    planned = present(cloud, declared, check=True)
+    assert "server.one  cx33 (by requirements) debian-12 in nbg1" in planned.plan_text and writes(cloud) == []
+    assert "type: cx33" in planned.diff()["after"]
+    made = present(cloud, declared)
+    server = get(cloud, "/servers")["servers"][0]
+    assert server["server_type"]["name"] == "cx33" and labels.PLACED_FOR not in server["labels"]
+    assert planned.cost is not None and made.cost is not None and planned.cost.after == made.cost.after
+    assert present(cloud, declared).changes == present(cloud, by_requirements({"cores": 2})).changes == []
+
+    larger = by_requirements({**NEEDS, "memory": 16, "disk": 160})
+    told = refused(cloud, larger).message
+    assert "servers[0].requirements: 'cx33' -> 'cx43'" in told and "8 of 16 GB of memory" in told and "allow_power_off" in told
+    present(cloud, larger, allow_power_off=True)
+    server = get(cloud, "/servers")["servers"][0]
+    assert (server["server_type"]["name"], server["primary_disk_size"], server["status"]) == ("cx43", 160, "running")
+    assert present(cloud, larger).changes == present(cloud, declared).changes == []
+    with stack(cloud) as one:
+        assert one.info(declared)["drift"] == []
+        (drift,) = one.info(by_requirements({"cores": 999}))["drift"]
+    assert drift["fields"][0]["how"] == "refused" and "ccx63 (48 cores" in drift["fields"][0]["note"]
+
+    assert "its disk of 160 GB cannot shrink" in refused(cloud, by_requirements({"price": 9})).message
+    error = refused(cloud, changed(by_requirements({"cores": 16, "architecture": "arm"}, count=2), location="ash"))
+    assert "other locations have cax41 in fsn1 (40.99), cax41 in hel1" in error.message and len(error.details["problems"]) == 1
+
+
+def test_without_capacity_the_next_cheapest_that_meets_the_requirements_is_taken_and_stays(cloud: LocalApi) -> None:
+    declared = by_requirements(NEEDS)
+    cloud.local("POST", "/faults", {"rules": [rule(**SERVERS, **OUT[0], times=2)]})
+    result = present(cloud, declared, server_types=("cx23",))
+    server = get(cloud, "/servers")["servers"][0]
+    assert (server["server_type"]["name"], server["location"]["name"]) == ("cx53", "nbg1")  # after cx33 and cx43
+    assert server["labels"][labels.PLACED_FOR] == "requirements.nbg1"
+    assert result.cost is not None and result.cost.after[0] == Decimal("29.49") + Decimal("0.50")
+    assert present(cloud, declared).changes == []
+
+
+def test_a_fallback_for_requirements_keeps_to_price_and_budget_and_may_go_elsewhere(cloud: LocalApi) -> None:
+    declared = by_requirements({**NEEDS, "price": 20})
+    cloud.local("POST", "/faults", {"rules": [rule(**SERVERS, **OUT[1], times=2)]})
+    with pytest.raises(HetznerError, match="no capacity: cx33 in nbg1: .*; cx43 in nbg1: would exceed the budget") as caught:
+        present(cloud, declared, budget=Budget(Decimal(10), "EUR"))
+    assert "cx53" not in caught.value.message and "capacity.locations" in caught.value.remedy
+    cloud.local("POST", "/faults", {"rules": [rule(**SERVERS, **OUT[1], times=2)]})
+    present(cloud, declared, locations=("fsn1",))
+    server = get(cloud, "/servers")["servers"][0]
+    assert (server["server_type"]["name"], server["location"]["name"]) == ("cx33", "fsn1")
+    assert server["labels"][labels.PLACED_FOR] == "requirements.nbg1"
+    assert present(cloud, declared).changes == present(cloud, by_requirements({"cores": 2})).changes == []
+
+
 def test_thirty_servers_take_few_requests(cloud: LocalApi) -> None:
     with stack(cloud) as one:
         one.present({"location": "nbg1", "servers": [{"name": "n", "type": "cx23", "image": "debian-12", "count": 30}]})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
@@ -50,12 +50,13 @@ class ServerType:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Types by name, network zones by location, architectures by image name, and the account's prices."""
+    """Types by name, network zones by location, architectures and least disk (GB) by image name, and the account's prices."""
 
     types: Mapping[str, ServerType]
     zones: Mapping[str, str]
     images: Mapping[str, frozenset[str]]
     pricing: Json
+    image_disks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def currency(self) -> str:
@@ -65,15 +66,18 @@ class Catalogue:
 def build(server_types: Iterable[Json], locations: Iterable[Json], images: Iterable[Json], pricing: Json) -> Catalogue:
     """From the lists of the API (objects of /server_types, /locations, /images and /pricing)."""
     architectures: dict[str, set[str]] = {}
+    disks: dict[str, int] = {}
     for image in images:
         for name in (image.get("name"), str(image["id"])):
             if name:
                 architectures.setdefault(name, set()).add(image["architecture"])
+                disks[name] = max(disks.get(name, 0), int(image.get("disk_size") or 0))
     return Catalogue(
         types={item["name"]: server_type(item) for item in server_types},
         zones={item["name"]: item["network_zone"] for item in locations},
         images={name: frozenset(found) for name, found in architectures.items()},
         pricing=pricing,
+        image_disks=disks,
     )
 
 
@@ -141,6 +145,11 @@ def _check_location(want: Resource, catalogue: Catalogue, problems: Problems) ->
 
 def _check_type(want: Resource, catalogue: Catalogue, now: datetime, problems: Problems) -> None:
     name, location = want.spec["type"], want.spec["location"]
+    choice = want.extra.get("choice")
+    if choice is not None:  # Chosen from what can be ordered; or there is nothing, and the choice says so.
+        if choice.type is None:
+            problems.add(f"{want.path}.requirements", choice.note)
+        return
     known = catalogue.types.get(name)
     if known is not None and known.orderable(location, now):
         return
@@ -183,6 +192,14 @@ def _check_zone(want: Resource, topology: Topology, catalogue: Catalogue, proble
             )
 
 
+def places(want: Resource, topology: Topology, catalogue: Catalogue, locations: Sequence[str]) -> list[str]:
+    """Where a server may go: its declared location, then the fallbacks that its networks reach; volumes and primary IPs hold it."""
+    declared = str(want.spec["location"])
+    zones = [{subnet["network_zone"] for subnet in topology.resources[f"network.{name}"].spec["subnets"]} for name in want.spec["networks"]]
+    others = [place for place in locations if place != declared and not want.extra["pinned"]]
+    return [declared] + [place for place in others if all(catalogue.zones.get(place) in some for some in zones)]
+
+
 def candidates(
     want: Resource, topology: Topology, catalogue: Catalogue, server_types: Sequence[str], locations: Sequence[str], now: datetime
 ) -> list[tuple[str, str]]:
@@ -191,18 +208,15 @@ def candidates(
     One location is exhausted before the next; a server that has volumes or primary IPs stays where it is declared.
     """
     declared = (str(want.spec["type"]), str(want.spec["location"]))
-    places = [declared[1]] + [place for place in locations if place != declared[1] and not want.extra["pinned"]]
     names = [declared[0]] + [name for name in server_types if name != declared[0]]
     architectures = catalogue.images.get(want.spec["image"], frozenset())
-    zones = [{subnet["network_zone"] for subnet in topology.resources[f"network.{name}"].spec["subnets"]} for name in want.spec["networks"]]
     fitting = [
         (name, place)
-        for place in places
+        for place in places(want, topology, catalogue, locations)
         for name in names
         if name in catalogue.types
         and catalogue.types[name].orderable(place, now)
         and catalogue.types[name].architecture in architectures
-        and all(catalogue.zones.get(place) in some for some in zones)
         and (name, place) != declared
     ]
     fitting.sort(key=lambda pair: not catalogue.types[pair[0]].available[pair[1]])
@@ -219,4 +233,15 @@ def check_capacity(server_types: Sequence[str], locations: Sequence[str], catalo
     problems.raise_if_any("The capacity fallbacks cannot be used", "Correct them; nothing was changed.")
 
 
-__all__ = ["Catalogue", "HetznerError", "ServerType", "alternatives", "build", "candidates", "check", "check_capacity", "server_type"]
+__all__ = [
+    "Catalogue",
+    "HetznerError",
+    "ServerType",
+    "alternatives",
+    "build",
+    "candidates",
+    "check",
+    "check_capacity",
+    "places",
+    "server_type",
+]

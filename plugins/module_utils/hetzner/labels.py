@@ -20,6 +20,7 @@ USER_DATA = "cutover.user-data"
 PLACED_FOR = "cutover.placed-for"
 UNFINISHED = "cutover.unfinished"
 PREFIX = "cutover."
+REQUIREMENTS = "requirements"
 
 _VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -93,7 +94,7 @@ def user_data_hash(user_data: str) -> str:
 
 
 def placed_for(server_type: str, location: str) -> str:
-    """Remembers what was declared when capacity forced another choice."""
+    """Remembers what was declared when capacity forced another choice. server_type: REQUIREMENTS for a server that names none."""
     return f"{server_type}.{location}"
 
 

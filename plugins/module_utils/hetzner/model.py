@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 Json = dict[str, Any]
@@ -43,11 +44,41 @@ RANK: dict[str, int] = {name: rank for rank, name in enumerate(KINDS)}
 
 
 @dataclass(frozen=True)
+class Requirements:
+    """What a server must have at least, where it names no type; None: no wish.
+
+    memory and disk in GB; price: the most that the type may cost a month, net, by the list price of the server's location
+    """
+
+    cores: int | None = None
+    memory: Decimal | None = None
+    disk: int | None = None
+    dedicated: bool | None = None
+    architecture: str | None = None
+    price: Decimal | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The type taken for Requirements. type: None where nothing will do, which ``note`` explains.
+
+    how: what a change to it takes, as FieldChange.how; "" where the server is new or stays as it is
+    upgrade_disk: whether the server's disk has to grow with it
+    """
+
+    type: str | None
+    how: str = ""
+    note: str = ""
+    upgrade_disk: bool = False
+
+
+@dataclass(frozen=True)
 class Resource:
     """One declared resource after validation: ``spec`` in the same fields as Observed.spec, ``refs`` the keys it needs first.
 
     path: where it is declared ("servers[0]"), for messages
-    extra: what is only used while creating (user_data, ssh_keys, automount)
+    extra: what is no field of the API's object: user_data, ssh_keys, automount, pinned; of a server without a type
+        requirements (Requirements) and, once the catalogue is known, choice (Choice)
     """
 
     kind: str

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from . import labels
+from . import labels, requirements
 from .api import ApiError
 from .catalogue import candidates
 from .cost import ip_price, server_price
 from .errors import HetznerError
 from .model import Json, Resource
+from .plan import placed_label
 from .writes import Context, post_only
 
 
@@ -28,7 +29,7 @@ def place(context: Context, want: Resource, unfinished: bool) -> tuple[Json, lis
     """The server made (its creation may still run) and its actions; raises HetznerError when every choice was refused."""
     tried: dict[str, str] = {}
     declared = (want.spec["type"], want.spec["location"])
-    for choice in candidates(want, context.topology, context.catalogue, context.server_types, context.locations, context.now):
+    for choice in _choices(context, want):
         told = f"{choice[0]} in {choice[1]}"
         with context.lock:
             refused = context.refused.get(choice)
@@ -52,9 +53,17 @@ def place(context: Context, want: Resource, unfinished: bool) -> tuple[Json, lis
                     context.refused[choice] = error.text
     raise HetznerError(
         f"{want.key}: no capacity: {'; '.join(f'{told}: {text}' for told, text in tried.items())}",
-        "Run it again later, or name other types or locations in capacity.server_types and capacity.locations.",
+        "Run it again later, ask for less in its requirements, or name other locations in capacity.locations."
+        if "requirements" in want.extra
+        else "Run it again later, or name other types or locations in capacity.server_types and capacity.locations.",
         tried=tried,
     )
+
+
+def _choices(context: Context, want: Resource) -> list[tuple[str, str]]:
+    if "requirements" in want.extra:
+        return requirements.candidates(want, context.topology, context.catalogue, context.locations)
+    return candidates(want, context.topology, context.catalogue, context.server_types, context.locations, context.now)
 
 
 def _more_than_declared(context: Context, want: Resource, choice: tuple[str, str]) -> Decimal:
@@ -91,7 +100,7 @@ def _body(context: Context, want: Resource, choice: tuple[str, str], declared: t
     spec, extra = want.spec, want.extra
     own = dict(want.labels)
     if choice != declared:
-        own[labels.PLACED_FOR] = labels.placed_for(*declared)
+        own[labels.PLACED_FOR] = placed_label(want)
     if unfinished:
         own[labels.UNFINISHED] = "start"
     public: Json = {"enable_ipv4": bool(spec["public_ipv4"]), "enable_ipv6": bool(spec["public_ipv6"])}

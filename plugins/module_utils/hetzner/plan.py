@@ -82,17 +82,14 @@ def _change(want: Resource, found: Snapshot) -> Change | None:
 def differences(want: Resource, have: Observed) -> list[FieldChange]:
     """The fields that differ, with what each takes."""
     result: list[FieldChange] = []
-    placed = have.labels.get(labels.PLACED_FOR)
+    placed = want.kind == "server" and have.labels.get(labels.PLACED_FOR) == placed_label(want)
     if want.name != have.name:
         result.append(FieldChange("name", have.name, want.name, "in_place"))
     for field, after in want.spec.items():
         before = have.spec.get(field)
-        if (
-            field in ("type", "location")
-            and want.kind == "server"
-            and placed == labels.placed_for(want.spec["type"], want.spec["location"])
-        ):
-            continue  # Chosen when capacity was out for exactly this declaration.
+        # Chosen when capacity was out for exactly this declaration. A type for requirements is judged by what it has.
+        if placed and (field == "location" or (field == "type" and "requirements" not in want.extra)):
+            continue
         if field == "networks":
             attached: Mapping[str, Any] = before or {}
             after = {name: ip or attached.get(name) for name, ip in after.items()}
@@ -116,14 +113,25 @@ def wanted_labels(want: Resource, have: Observed | None) -> dict[str, str]:
     """The declared labels, and the memory of a placement as long as it stands for this declaration."""
     own = dict(want.labels)
     placed = have.labels.get(labels.PLACED_FOR) if have else None
-    if placed and placed == labels.placed_for(want.spec.get("type", ""), want.spec.get("location", "")):
+    if placed and want.kind == "server" and placed == placed_label(want):
         own[labels.PLACED_FOR] = placed
     return own
+
+
+def placed_label(want: Resource) -> str:
+    """How a server's label remembers its declaration when it went elsewhere.
+
+    Of requirements only the place counts: a server that meets them stays where it is, also after they have changed.
+    """
+    return labels.placed_for(labels.REQUIREMENTS if "requirements" in want.extra else str(want.spec["type"]), str(want.spec["location"]))
 
 
 def _field(want: Resource, have: Observed, field: str, before: Any, after: Any) -> FieldChange:
     how = _HOW.get(want.kind, {}).get(field, "in_place")
     note = _NOTES.get((want.kind, field), "")
+    choice = want.extra.get("choice") if field == "type" else None
+    if choice is not None:
+        how, note = choice.how or how, "; ".join(part for part in (choice.note, note if choice.how == "power_off" else "") if part)
     if want.kind == "volume" and field == "size" and after < before:
         how, note = "refused", "a volume cannot shrink: make a smaller one under a new name and copy"
     if want.kind == "network" and field == "ip_range" and not _contains(after, before):
@@ -144,7 +152,10 @@ def check_switches(changes: Iterable[Change], *, allow_replace: bool, allow_powe
     for change in changes:
         path = change.want.path if change.want else change.key
         for item in change.fields:
-            where = f"{path}.{item.field}"
+            # Of a type that is chosen, the declaration only has the requirements.
+            choice = change.want.extra.get("choice") if change.want and item.field == "type" else None
+            where = f"{path}.{'requirements' if choice else item.field}"
+            why = f" ({choice.note})" if choice and choice.note else ""
             told = f"{_short(item.before)} -> {_short(item.after)}"
             if item.how == "refused":
                 problems.add(where, f"{told}: {item.note}")
@@ -153,7 +164,7 @@ def check_switches(changes: Iterable[Change], *, allow_replace: bool, allow_powe
                     where, f"{told} would replace {change.key}{f' ({item.note})' if item.note else ''}; allow_replace: true permits it"
                 )
             elif item.how == "power_off" and not allow_power_off and (change.have and change.have.raw.get("status") != "off"):
-                problems.add(where, f"{told} needs {change.key} powered off; allow_power_off: true permits it")
+                problems.add(where, f"{told} needs {change.key} powered off{why}; allow_power_off: true permits it")
         if change.action in ("delete", "replace") and change.have and change.have.protected and not allow_destroy_protected:
             problems.add(change.key, "is protected against deletion; allow_destroy_protected: true lifts the protection and deletes it")
     problems.raise_if_any(

@@ -58,7 +58,8 @@ def _summary(change: Change) -> str:
         return f"  {spec['size']} GB {spec['format'] or 'unformatted'} in {spec['location']}"
     if change.kind == "server":
         nets = ", ".join(f"{name} {ip or '(any address)'}" for name, ip in spec["networks"].items())
-        return f"  {spec['type']} {spec['image']} in {spec['location']}{'; ' + nets if nets else ''}"
+        by = " (by requirements)" if "requirements" in change.want.extra else ""
+        return f"  {spec['type']}{by} {spec['image']} in {spec['location']}{'; ' + nets if nets else ''}"
     if change.kind == "primary_ip":
         return f"  {spec['type']} in {spec['location']}"
     return ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from .errors import HetznerError
@@ -17,7 +18,7 @@ from .errors import HetznerError
 
 @dataclass(frozen=True)
 class Field:
-    """One key. type: str, int, bool, text (str or int), list (of ``item``), map (str to str), object (of ``keys``)."""
+    """One key. type: str, int, number (a Decimal), bool, text (str or int), list (of ``item``), map (str to str), object (of ``keys``)."""
 
     type: str
     required: bool = False
@@ -101,7 +102,18 @@ TOPOLOGY: dict[str, Field] = {
     "servers": _objects(
         {
             "name": _NAME,
-            "type": Field("str", required=True),
+            "type": Field("str"),
+            "requirements": Field(
+                "object",
+                keys={
+                    "cores": Field("int"),
+                    "memory": Field("number"),
+                    "disk": Field("int"),
+                    "dedicated": _MAYBE,
+                    "architecture": Field("str", choices=("x86", "arm")),
+                    "price": Field("number"),
+                },
+            ),
             "image": Field("text", required=True),
             "location": Field("str"),
             "count": Field("int"),
@@ -137,7 +149,9 @@ class Problems:
         self.found: list[dict[str, str]] = []
 
     def add(self, path: str, problem: str) -> None:
-        self.found.append({"path": path, "problem": problem})
+        """Once is enough: servers that are declared together have their problems in common."""
+        if {"path": path, "problem": problem} not in self.found:
+            self.found.append({"path": path, "problem": problem})
 
     def raise_if_any(self, what: str, remedy: str) -> None:
         """Raise HetznerError with ``details.problems[]{path, problem}`` if anything was found."""
@@ -183,6 +197,8 @@ def _check(value: Any, field: Field, path: str, problems: Problems) -> Any:
         return _check_bool(value, path, problems)
     if field.type == "int":
         return _check_int(value, path, problems)
+    if field.type == "number":
+        return _check_number(value, path, problems)
     if isinstance(value, bool) or not isinstance(value, (str, int) if field.type == "text" else str):
         problems.add(path, f"text is expected, found {type(value).__name__} {value!r}")
         return ""
@@ -219,6 +235,18 @@ def _check_int(value: Any, path: str, problems: Problems) -> int:
         problems.add(path, f"a whole number is expected, found {value!r}")
         return 0
     return value
+
+
+def _check_number(value: Any, path: str, problems: Problems) -> Decimal:
+    try:
+        number = Decimal(str(value)) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
+    except ArithmeticError:
+        number = None
+    # Amounts and sizes beyond this are slips, and too long to be told.
+    if number is None or not number.is_finite() or abs(number.adjusted()) > 12:
+        problems.add(path, f"a number is expected, found {value!r}")
+        return Decimal(0)
+    return number
 
 
 def _join(path: str, key: str) -> str:

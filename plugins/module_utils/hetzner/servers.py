@@ -150,8 +150,11 @@ def _volumes(context: Context, want: Resource, have: Observed) -> None:
 def _while_off(context: Context, want: Resource, have: Observed, fields: set[str]) -> None:
     url = f"/servers/{have.id}/actions"
     if "type" in fields:
-        # The disk keeps its size, so that the way back to a smaller type stays open.
-        context.api.act(f"{url}/change_type", {"server_type": want.spec["type"], "upgrade_disk": False})
+        # The disk keeps its size, so that the way back to a smaller type stays open; unless more of it is what is asked for.
+        choice = want.extra.get("choice")
+        context.api.act(
+            f"{url}/change_type", {"server_type": want.spec["type"], "upgrade_disk": bool(choice is not None and choice.upgrade_disk)}
+        )
     if "placement_group" in fields:
         if have.spec["placement_group"]:
             context.api.act(f"{url}/remove_from_placement_group")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from . import catalogue, cost, graph, labels, observe, plan, progress, render, servers, writes
+from . import catalogue, cost, graph, labels, observe, plan, progress, render, requirements, servers, writes
 from .actions import ActionFailedError
 from .api import Api, UncertainError
 from .errors import HetznerError
@@ -66,9 +66,11 @@ class Stack:
     def info(self, declared: Any | None) -> Json:
         """``resources``, ``drift``, ``cost``, ``hosts``; drift only against a declaration."""
         topology = parse(self.name, declared) if declared is not None else Topology(self.name, {})
-        found, ordered = self._timed("read", functools.partial(self._read, topology, self._prices))
+        # What a server must have can only be compared with what there is to order.
+        choosing = any("requirements" in server.extra for server in topology.of("server"))
+        found, ordered = self._timed("read", functools.partial(self._read, topology, self._catalogue if choosing else self._prices))
         plan.check_duplicates(found)
-        drift = [change.as_dict() for change in plan.plan(topology, found, prune=True)] if declared is not None else []
+        drift = [change.as_dict() for change in self._changes(topology, found, ordered, prune=True)] if declared is not None else []
         return {
             "resources": observe.resources(found),
             "drift": drift,
@@ -82,7 +84,7 @@ class Stack:
         options = self.options
         self.result.found = found
         plan.check_duplicates(found)
-        changes = plan.plan(topology, found, options.prune)
+        changes = self._changes(topology, found, ordered, options.prune)
         self.result.changes = changes
         catalogue.check_capacity(options.server_types, options.locations, ordered)
         catalogue.check(topology, changes, ordered, self.now)
@@ -97,6 +99,9 @@ class Stack:
             project = self._together({kind: functools.partial(self.api.pages, KINDS[kind].url, KINDS[kind].path) for kind in made})
             plan.check_foreign(observe.foreign(project, self.name, [change.key for change in changes if change.action == "create"]))
         return changes
+
+    def _changes(self, topology: Topology, found: Snapshot, ordered: catalogue.Catalogue, prune: bool) -> list[Change]:
+        return plan.plan(requirements.resolve(topology, found, ordered, self.options.locations), found, prune)
 
     def _tell(self, changes: list[Change], found: Snapshot, ordered: catalogue.Catalogue) -> None:
         self.result.changes = changes
@@ -120,7 +125,11 @@ class Stack:
             outcome = self._timed(f"write {number}", functools.partial(self._write, context, changes, found))
             found = self._timed(f"read {number + 1}", functools.partial(self._observe, topology))
             self.result.found = found
-            changes = plan.removals(found.resources.values(), "state: absent") if gone else plan.plan(topology, found, self.options.prune)
+            changes = (
+                plan.removals(found.resources.values(), "state: absent")
+                if gone
+                else self._changes(topology, found, ordered, self.options.prune)
+            )
             self._record(outcome, changes)
             if not changes:
                 break

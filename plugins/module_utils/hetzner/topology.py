@@ -12,7 +12,7 @@ from typing import Any
 
 from . import addresses, labels
 from .errors import HetznerError
-from .model import KINDS, Resource, Topology
+from .model import KINDS, Requirements, Resource, Topology
 from .schema import TOPOLOGY, Problems, check_object, suggest
 
 USER_DATA_LIMIT = 32 * 1024
@@ -189,6 +189,7 @@ def _servers(stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]],
 
 
 def _check_server(item: Mapping[str, Any], path: str, names: Mapping[str, set[str]], problems: Problems) -> None:
+    _check_type(item, path, problems)
     for index, network in enumerate(item["networks"]):
         _known(network["name"], "network", names, f"{path}.networks[{index}].name", problems)
         if network["ip"] and (item["count"] or 1) > 1:
@@ -213,6 +214,22 @@ def _check_server(item: Mapping[str, Any], path: str, names: Mapping[str, set[st
         problem = labels.problem_of_group(group)
         if problem:
             problems.add(f"{path}.groups[{index}]", problem)
+
+
+def _check_type(item: Mapping[str, Any], path: str, problems: Problems) -> None:
+    needs = item["requirements"]
+    if needs is None:
+        if item["type"] is None:
+            problems.add(f"{path}.type", "is required; or say what the server must have, in 'requirements'")
+        return
+    if item["type"] is not None:
+        problems.add(f"{path}.requirements", f"cannot stand beside type: {item['type']}; keep one of the two")
+    given = {key: value for key, value in needs.items() if value is not None}
+    if not given:
+        problems.add(f"{path}.requirements", f"is empty; name at least one of {', '.join(needs)}")
+    for key in ("cores", "memory", "disk", "price"):
+        if key in given and given[key] <= 0:
+            problems.add(f"{path}.requirements.{key}", f"{given[key]} is too little: give more than 0, or leave it out")
 
 
 def _server(stack: str, data: Mapping[str, Any], item: Mapping[str, Any], name: str, path: str, problems: Problems) -> Resource:
@@ -249,6 +266,8 @@ def _server(stack: str, data: Mapping[str, Any], item: Mapping[str, Any], name: 
         "automount": any(one["automount"] for one in volumes),
         "pinned": bool(volumes or addresses_of),
     }
+    if item["requirements"] is not None:
+        extra["requirements"] = Requirements(**item["requirements"])
     return Resource("server", name, spec, own, tuple(refs), path, extra)
 
 

@@ -85,6 +85,23 @@ def test_count_numbers_the_servers_also_when_it_is_one() -> None:
         ("load_balancers", [], "load_balancers", "unknown key"),
         ("servers.0.netwroks", [], "servers[0].netwroks", "did you mean 'networks'"),
         ("servers.0.type", None, "servers[0].type", "is required"),
+        ("servers.0.type", None, "servers[0].type", "'requirements'"),
+        ("servers.0.requirements", {"cores": 2}, "servers[0].requirements", "cannot stand beside type: cx23"),
+        ("servers.0.requirements", {}, "servers[0].requirements", "name at least one of cores, memory"),
+        ("servers.0.requirements", {"cores": None}, "servers[0].requirements", "is empty"),
+        ("servers.0.requirements", {"core": 2}, "servers[0].requirements.core", "did you mean 'cores'"),
+        ("servers.0.requirements", {"cores": 0}, "servers[0].requirements.cores", "0 is too little"),
+        ("servers.0.requirements", {"cores": 1.5}, "servers[0].requirements.cores", "a whole number is expected"),
+        ("servers.0.requirements", {"memory": "-8"}, "servers[0].requirements.memory", "-8 is too little"),
+        ("servers.0.requirements", {"memory": "8 GB"}, "servers[0].requirements.memory", "a number is expected, found '8 GB'"),
+        ("servers.0.requirements", {"memory": True}, "servers[0].requirements.memory", "a number is expected"),
+        ("servers.0.requirements", {"disk": -1}, "servers[0].requirements.disk", "-1 is too little"),
+        ("servers.0.requirements", {"price": 0.0}, "servers[0].requirements.price", "0.0 is too little"),
+        ("servers.0.requirements", {"price": float("nan")}, "servers[0].requirements.price", "a number is expected"),
+        ("servers.0.requirements", {"price": "1e99"}, "servers[0].requirements.price", "a number is expected"),
+        ("servers.0.requirements", {"dedicated": "maybe"}, "servers[0].requirements.dedicated", "true or false"),
+        ("servers.0.requirements", {"architecture": "amd64"}, "servers[0].requirements.architecture", "not one of x86, arm"),
+        ("servers.0.requirements", "large", "servers[0].requirements", "a mapping is expected"),
         ("servers.0.networks.0.name", "privat", "servers[0].networks[0].name", "did you mean 'private'"),
         ("servers.0.networks.0.ip", "10.2.0.1", "servers[0].networks[0].ip", "is in no subnet"),
         ("servers.0.networks.0.ip", "10.1.1.1", "servers[0].networks[0].ip", "gateway"),
@@ -177,7 +194,22 @@ def test_a_stack_needs_a_name_that_fits_a_label(name: str) -> None:
         parse(name, {})
 
 
-WORDS = [*TOPOLOGY, "name", "type", "image", "ip_range", "subnets", "rules", "port", "count", "size", "public_key", "unknown"]
+WORDS = [
+    *TOPOLOGY,
+    "name",
+    "type",
+    "image",
+    "ip_range",
+    "subnets",
+    "rules",
+    "port",
+    "count",
+    "size",
+    "public_key",
+    "requirements",
+    "price",
+    "unknown",
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
