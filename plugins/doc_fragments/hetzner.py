@@ -162,7 +162,7 @@ options:
               price:
                 description:
                   - The most that the type may cost a month, net, in the currency of the account, without its address and backups.
-                  - Servers that were ordered before the prices of June 2026 are not judged by it while they stay as they are.
+                  - It bounds what is ordered. A server that runs stays, also when the list says more today.
                 type: float
           image: {description: "Image name such as V(debian-12), or the id of a snapshot.", type: str, required: true}
           location: {description: That of the topology if not given., type: str}

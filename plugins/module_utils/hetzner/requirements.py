@@ -10,7 +10,6 @@ from decimal import Decimal
 
 from .catalogue import Catalogue, ServerType, places, server_type
 from .model import Choice, Observed, Requirements, Resource, Snapshot, Topology
-from .observe import REPRICED
 from .plan import differences
 
 NEAREST = 3
@@ -151,8 +150,8 @@ def _for_running(want: Resource, have: Observed, topology: Topology, catalogue: 
         return Choice(name)
     # A change of type may have left the disk as it was.
     disk = int(have.raw.get("primary_disk_size") or kind.disk)
-    # What was ordered at older prices is billed at less than the list says; a change would make it dearer.
-    judged = dataclasses.replace(needs, price=None) if str(have.raw.get("created", "9999")) < REPRICED else needs
+    # Only an order is bounded by the price: a list that rises must not power off what runs, nor keep a run from anything else.
+    judged = dataclasses.replace(needs, price=None)
     missing = lacks(dataclasses.replace(kind, disk=disk), judged, Bounds("this server"), here)
     if not missing:
         return Choice(name)
