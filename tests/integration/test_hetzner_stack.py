@@ -485,7 +485,8 @@ def test_a_server_by_requirements_is_the_cheapest_that_will_do_and_stays(cloud: 
         (drift,) = one.info(by_requirements({"cores": 999}))["drift"]
     assert drift["fields"][0]["how"] == "refused" and "ccx63 (48 cores" in drift["fields"][0]["note"]
 
-    assert "its disk of 160 GB cannot shrink" in refused(cloud, by_requirements({"price": 9})).message
+    assert present(cloud, by_requirements({"price": 9})).changes == [], "the price bounds orders, not what runs"
+    assert "its disk of 160 GB cannot shrink" in refused(cloud, by_requirements({"cores": 9, "price": 9})).message
     error = refused(cloud, changed(by_requirements({"cores": 16, "architecture": "arm"}, count=2), location="ash"))
     assert "other locations have cax41 in fsn1 (40.99), cax41 in hel1" in error.message and len(error.details["problems"]) == 1
 
