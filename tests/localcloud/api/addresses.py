@@ -13,18 +13,23 @@ PRIVATE_RANGES = tuple(ipaddress.IPv4Network(text) for text in ("10.0.0.0/8", "1
 NEVER_GIVEN = ipaddress.IPv4Address("172.31.1.1")
 
 
-def free_ipv4(tx: Tx, public: ipaddress.IPv4Network) -> str:
-    """The lowest free public address from host .10 up. Raises 403 when the range is used up."""
+def free_ip(tx: Tx, public: ipaddress.IPv4Network, kind: str, family: str) -> str:
+    """An address or /64 for a resource of this kind ("primary_ip", "floating_ip"). Raises 403 when the range is used up."""
+    return (free_ipv4 if family == "ipv4" else free_ipv6)(tx, public, f"{kind}_limit")
+
+
+def free_ipv4(tx: Tx, public: ipaddress.IPv4Network, limit: str) -> str:
+    """The lowest free public address from host .10 up. Raises 403 with this limit's name when the range is used up."""
     taken = {item["ip"] for kind in ("primary_ip", "floating_ip") for item in tx.all(kind)}
     taken |= {item["public_net"]["ipv4"]["ip"] for item in tx.all("load_balancer") if item["public_net"]["ipv4"]["ip"]}
     for number in range(int(public.network_address) + FIRST_PUBLIC_HOST, int(public.broadcast_address)):
         text = str(ipaddress.IPv4Address(number))
         if text not in taken:
             return text
-    raise errors.limit_exceeded(f"no public IPv4 address is free in {public}", "primary_ip_limit")
+    raise errors.limit_exceeded(f"no public IPv4 address is free in {public}", limit)
 
 
-def free_ipv6(tx: Tx, public: ipaddress.IPv4Network) -> str:
+def free_ipv6(tx: Tx, public: ipaddress.IPv4Network, limit: str) -> str:
     """The lowest free /64 of the unique local range that mirrors the public range."""
     taken = {item["ip"] for kind in ("primary_ip", "floating_ip") for item in tx.all(kind)}
     first, second, third, _unused = public.network_address.packed
@@ -32,7 +37,7 @@ def free_ipv6(tx: Tx, public: ipaddress.IPv4Network) -> str:
         text = str(ipaddress.IPv6Network(f"fd{first:02x}:{second:02x}{third:02x}:0:{number:x}::/64"))
         if text not in taken:
             return text
-    raise errors.limit_exceeded("no IPv6 range is free", "primary_ip_limit")
+    raise errors.limit_exceeded("no IPv6 range is free", limit)
 
 
 def gateway(ip_range: str) -> str:

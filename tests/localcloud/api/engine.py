@@ -99,7 +99,6 @@ def _unknown(job: Job) -> None:
 for _name in (
     "add_rrset_records",
     "add_to_placement_group",
-    "assign_floating_ip",
     "change_dns_ptr",
     "change_protection",
     "change_rrset_protection",
@@ -117,7 +116,6 @@ for _name in (
     "remove_rrset_records",
     "set_firewall_rules",
     "set_rrset_records",
-    "unassign_floating_ip",
     "update_rrset_records",
 ):
     command(_name)(_nothing)

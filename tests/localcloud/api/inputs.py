@@ -74,7 +74,7 @@ class DeleteProtection(Body):
 
 class DnsPtr(Body):
     ip: str
-    dns_ptr: str | None = None
+    dns_ptr: Hostname | None = None
 
 
 def _message(error: Any) -> str:

@@ -1,4 +1,4 @@
-"""DNS zones and floating IPs through the official client, held against the official document."""
+"""DNS zones through the official client, held against the official document."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 from hcloud import APIException, Client
-from hcloud.images import Image
-from hcloud.locations import Location
-from hcloud.server_types import ServerType
 from hcloud.zones import ZoneRecord, ZoneRRSet
 from localcloud.api.testing import LocalApi, serve
 
@@ -104,27 +101,3 @@ def test_secondary_zones_take_no_records(client: Client) -> None:
         client.zones.get(made["id"]).create_rrset(name="a", type="A", records=[ZoneRecord(value="10.0.0.1")])
     assert caught.value.code == "incorrect_zone_mode"
     assert client.zones.get_all(mode="secondary")[0].name == "second.example"
-
-
-def test_floating_ips(client: Client) -> None:
-    created = client.servers.create("carrier", ServerType(name="cx23"), Image(name="debian-12"), location=Location(name="nbg1"))
-    for action in (created.action, *created.next_actions):
-        action.wait_until_finished()
-    made = client.floating_ips.create(type="ipv4", name="moving", home_location=Location(name="nbg1"), description="d", labels={"a": "b"})
-    address = made.floating_ip
-    assert made.action is None and address.ip != created.server.public_net.ipv4.ip
-    address.assign(created.server).wait_until_finished()
-    for refused, code in ((lambda: address.assign(created.server), "floating_ip_assigned"), (address.delete, "must_be_unassigned")):
-        with pytest.raises(APIException) as caught:
-            refused()
-        assert caught.value.code == code
-    assert client.servers.get_by_name("carrier").public_net.floating_ips[0].id == address.id
-    address.change_dns_ptr(address.ip, "moving.example.org").wait_until_finished()
-    address.unassign().wait_until_finished()
-    address.change_protection(delete=True).wait_until_finished()
-    address.change_protection(delete=False).wait_until_finished()
-    assert address.update(name="moved", description="e").name == "moved"
-    address.reload()
-    assert (address.server, address.dns_ptr[0]["dns_ptr"]) == (None, "moving.example.org")
-    assert address.delete()
-    created.server.delete().wait_until_finished()

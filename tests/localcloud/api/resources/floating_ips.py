@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from .. import errors
-from ..addresses import free_ipv4, free_ipv6
+from ..addresses import free_ip
+from ..engine import Job, command
 from ..inputs import Body, DnsPtr, Labels, Name, Ref
 from ..kinds import Kind, action_reply, action_view, check_deletable, register, register_protection, unlocked
 from ..routing import Call, Reply, op
-from ..store import Document, now
+from ..store import Document, Tx, now
 from .primary_ips import dns_view, set_ptr
 
 
@@ -42,7 +43,7 @@ def present(call: Call, document: Document) -> Document:
     }
 
 
-KIND = register(Kind("floating_ip", "floating_ips", present, update=Update))
+KIND = register(Kind("floating_ip", "floating_ips", present, sorts=("id", "created"), update=Update))
 register_protection(KIND)
 
 
@@ -73,7 +74,7 @@ def create(call: Call) -> Reply:
         "labels": body.labels,
         "created": now(),
         "type": body.type,
-        "ip": free_ipv4(call.tx, call.cloud.public_range) if body.type == "ipv4" else free_ipv6(call.tx, call.cloud.public_range),
+        "ip": free_ip(call.tx, call.cloud.public_range, "floating_ip", body.type),
         "location": location,
         "server": body.server,
         "dns": {},
@@ -82,7 +83,8 @@ def create(call: Call) -> Reply:
     call.tx.put("floating_ip", document)
     action = None
     if body.server is not None:
-        action = action_view(call, call.tx.start("assign_floating_ip", [("server", body.server), ("floating_ip", ident)]))
+        touched = [("server", body.server), ("floating_ip", ident)]
+        action = action_view(call, call.tx.start("assign_floating_ip", touched, args={"before": None}))
     return Reply(201, {"floating_ip": present(call, document), "action": action})
 
 
@@ -96,7 +98,7 @@ def delete(call: Call) -> Reply:
     return Reply(204)
 
 
-def _move(call: Call, command: str, document: Document, old: int | None, new: int | None) -> Reply:
+def _move(call: Call, name: str, document: Document, old: int | None, new: int | None) -> Reply:
     touched = [("floating_ip", document["id"])]
     for server in (old, new):
         if server is not None:
@@ -104,7 +106,7 @@ def _move(call: Call, command: str, document: Document, old: int | None, new: in
             touched.insert(0, ("server", server))
     unlocked(call, "floating_ip", document["id"])
     call.tx.put("floating_ip", {**document, "server": new})
-    return action_reply(call, call.tx.start(command, touched))
+    return action_reply(call, call.tx.start(name, touched, args={"before": old}))
 
 
 @op("POST", "/floating_ips/{id}/actions/assign")
@@ -130,3 +132,16 @@ def change_dns_ptr(call: Call) -> Reply:
     set_ptr(document, body.ip, body.dns_ptr)
     call.tx.put("floating_ip", document)
     return action_reply(call, call.tx.start("change_dns_ptr", [("floating_ip", document["id"])]))
+
+
+def _put_back(job: Job, tx: Tx) -> None:
+    """A move that failed leaves the address where it was."""
+    document = tx.get("floating_ip", job.resource("floating_ip"))
+    if document is not None:
+        tx.put("floating_ip", {**document, "server": job.args["before"]})
+
+
+@command("assign_floating_ip", _put_back)
+@command("unassign_floating_ip", _put_back)
+def _moved(_job: Job) -> None:
+    """The records alone changed."""

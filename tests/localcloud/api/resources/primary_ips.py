@@ -6,7 +6,7 @@ import ipaddress
 from typing import Literal
 
 from .. import errors
-from ..addresses import free_ipv4, free_ipv6
+from ..addresses import free_ip
 from ..cloud import Cloud
 from ..engine import Job, command
 from ..inputs import Body, DnsPtr, Labels, Name, Ref
@@ -92,7 +92,7 @@ def make(
         "labels": labels or {},
         "created": now(),
         "type": kind,
-        "ip": free_ipv4(tx, cloud.public_range) if kind == "ipv4" else free_ipv6(tx, cloud.public_range),
+        "ip": free_ip(tx, cloud.public_range, "primary_ip", kind),
         "location": location,
         "auto_delete": auto_delete,
         "server": server,
