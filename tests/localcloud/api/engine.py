@@ -99,7 +99,6 @@ def _unknown(job: Job) -> None:
 for _name in (
     "add_rrset_records",
     "add_to_placement_group",
-    "change_dns_ptr",
     "change_protection",
     "change_rrset_protection",
     "change_rrset_ttl",

@@ -171,7 +171,7 @@ def test_reverse_names_are_set_and_go_back_to_the_default(client: Client, server
     assert refusal(lambda: server.change_dns_ptr(address.ip, "a.example.org")) == "invalid_input"
 
 
-def test_a_move_that_failed_leaves_it_where_it_was(client: Client, api: LocalApi, server: Any, address: BoundFloatingIP) -> None:
+def test_a_move_or_a_name_that_failed_leaves_it_as_it_was(client: Client, api: LocalApi, server: Any, address: BoundFloatingIP) -> None:
     def fail(command: str) -> None:
         api.local("POST", "/faults", {"rules": [{"effect": "action_error", "command": command, "code": "action_failed", "message": "no"}]})
 
@@ -186,6 +186,11 @@ def test_a_move_that_failed_leaves_it_where_it_was(client: Client, api: LocalApi
         address.unassign().wait_until_finished()
     address.reload()
     assert address.server.id == server.id
+    fail("change_dns_ptr")
+    with pytest.raises(ActionFailedException):
+        address.change_dns_ptr(address.ip, "a.example.org").wait_until_finished()
+    address.reload()
+    assert address.dns_ptr[0]["dns_ptr"].startswith("static.")
     api.local("POST", "/faults", {"rules": []})
 
 

@@ -129,9 +129,8 @@ def unassign(call: Call) -> Reply:
 def change_dns_ptr(call: Call) -> Reply:
     document, body = call.get("floating_ip"), call.body(DnsPtr)
     unlocked(call, "floating_ip", document["id"])
-    set_ptr(document, body.ip, body.dns_ptr)
-    call.tx.put("floating_ip", document)
-    return action_reply(call, call.tx.start("change_dns_ptr", [("floating_ip", document["id"])]))
+    args = set_ptr(call, "floating_ip", document, body)
+    return action_reply(call, call.tx.start("change_dns_ptr", [("floating_ip", document["id"])], args=args))
 
 
 def _put_back(job: Job, tx: Tx) -> None:

@@ -47,8 +47,15 @@ def dns_view(document: Document) -> list[Document]:
     return [{"ip": ip, "dns_ptr": name} for ip, name in names.items()]
 
 
-def set_ptr(document: Document, ip: str, name: str | None) -> None:
-    """Record a reverse name; None goes back to the default. Raises 422 when the address is not the document's."""
+def set_ptr(call: Call, kind: str, document: Document, body: DnsPtr) -> Document:
+    """Record a reverse name (None goes back to the default) and give what its action has to know. Raises 422 for another's address."""
+    before = dict(document["dns"])
+    _set(document, body.ip, body.dns_ptr)
+    call.tx.put(kind, document)
+    return {"kind": kind, "id": document["id"], "before": before}
+
+
+def _set(document: Document, ip: str, name: str | None) -> None:
     try:
         address = ipaddress.ip_address(ip)
     except ValueError as error:
@@ -192,9 +199,20 @@ def unassign(call: Call) -> Reply:
 def change_dns_ptr(call: Call) -> Reply:
     document, body = call.get("primary_ip"), call.body(DnsPtr)
     unlocked(call, "primary_ip", document["id"])
-    set_ptr(document, body.ip, body.dns_ptr)
-    call.tx.put("primary_ip", document)
-    return action_reply(call, call.tx.start("change_dns_ptr", [("primary_ip", document["id"])]))
+    args = set_ptr(call, "primary_ip", document, body)
+    return action_reply(call, call.tx.start("change_dns_ptr", [("primary_ip", document["id"])], args=args))
+
+
+def _put_back(job: Job, tx: Tx) -> None:
+    """A change that failed leaves the names as they were."""
+    document = tx.get(job.args["kind"], job.args["id"])
+    if document is not None:
+        tx.put(job.args["kind"], {**document, "dns": job.args["before"]})
+
+
+@command("change_dns_ptr", _put_back)
+def _changed(_job: Job) -> None:
+    """The records alone changed."""
 
 
 @command("assign_primary_ip")

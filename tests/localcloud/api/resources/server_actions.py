@@ -84,9 +84,7 @@ def remove_from_placement_group(call: Call) -> Reply:
 def change_dns_ptr(call: Call) -> Reply:
     server, body = free_server(call), call.body(DnsPtr)
     document = address_of(server_ips(call.tx, server["id"]), body.ip)
-    primary_ips.set_ptr(document, body.ip, body.dns_ptr)
-    call.tx.put("primary_ip", document)
-    return started(call, "change_dns_ptr", server)
+    return started(call, "change_dns_ptr", server, args=primary_ips.set_ptr(call, "primary_ip", document, body))
 
 
 @op("POST", "/servers/{id}/actions/enable_rescue")
