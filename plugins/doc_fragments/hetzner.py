@@ -118,6 +118,33 @@ options:
           server: {description: Name of the server that has it., type: str}
           labels: {description: Labels of this resource., type: dict}
           protection: {description: Protected against deletion. Not declared means left as it is., type: bool}
+          dns_ptr: {description: "Reverse name, in the forms of O(topology.floating_ips[].dns_ptr).", type: raw}
+      floating_ips:
+        description:
+          - Public addresses that move between running servers. A server has them beside an address of its own; what runs on it has to configure them.
+          - Whoever moves one at run time has it moved back by the next run.
+        type: list
+        elements: dict
+        suboptions:
+          name: {description: Name of the address., type: str, required: true}
+          type: {description: Family. Another one later needs C(allow_replace) of C(hetzner_stack)., type: str, choices: [ipv4, ipv6], default: ipv4}
+          home_location:
+            description:
+              - Where its traffic enters. Another one later needs C(allow_replace) of C(hetzner_stack).
+              - Without it, it is made where its server is declared, else in the location of the topology, and stays there.
+            type: str
+          server: {description: Name of the server it is assigned to. Not declared means none., type: str}
+          description: {description: A remark that is kept with it. Not declared means left as it is., type: str}
+          labels: {description: Labels of this resource., type: dict}
+          protection: {description: Protected against deletion. Not declared means left as it is., type: bool}
+          dns_ptr:
+            description:
+              - 'For V(ipv4) a host name. For V(ipv6) a mapping from addresses to host names; an address is a whole one inside the network, or only
+                the part behind it, such as V("::1"), which is all that can be known before the network is there.'
+              - An empty name goes back to the provider's (IPv4), or removes it (IPv6).
+              - Not declared means left as it is; so are the addresses that the mapping does not name.
+              - The addresses that servers get by themselves have no reverse names here. Declare a primary IP for that.
+            type: raw
       volumes:
         description: Volumes. They can grow, not shrink.
         type: list

@@ -154,6 +154,24 @@ EXAMPLES = r"""
           image: debian-12
           requirements: {cores: 4, memory: 8, disk: 80, dedicated: false, architecture: x86, price: 20.0}
 
+- name: Make two mail servers with an address that moves between them, with reverse names
+  cutover.hetzner.hetzner_stack:
+    name: mail
+    topology:
+      location: nbg1
+      servers:
+        - {name: mx1, type: cx23, image: debian-12}
+        - {name: mx2, type: cx23, image: debian-12}
+      primary_ips:
+        - {name: mx1, server: mx1, dns_ptr: mx1.example.org}
+      floating_ips:
+        - {name: mail, server: mx1, dns_ptr: mail.example.org, protection: true}
+        - name: mail6
+          type: ipv6
+          server: mx1
+          dns_ptr:
+            "::1": mail.example.org
+
 - name: Take the servers into the inventory
   ansible.builtin.add_host:
     name: "{{ item.name }}"
@@ -221,6 +239,7 @@ hosts:
     public_ipv4: {description: Address or none., type: str}
     public_ipv6: {description: First address of its network or none., type: str}
     private_ips: {description: Address by network., type: dict}
+    floating_ips: {description: "Address, or first address of its network, by name of the floating IP.", type: dict}
     server_id: {description: "The API's number.", type: int}
     status: {description: "V(running), V(off) and others.", type: str}
     labels: {description: All labels., type: dict}

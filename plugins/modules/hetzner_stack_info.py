@@ -44,7 +44,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 resources:
-  description: "Every resource of the stack: C(resource), C(kind), C(name), C(id), C(created), C(protected), C(fields), C(labels)."
+  description:
+    - "Every resource of the stack: C(resource), C(kind), C(name), C(id), C(created), C(protected), C(fields), C(labels)."
+    - C(ip) is the address of a primary or floating IP.
   returned: success
   type: list
   elements: dict

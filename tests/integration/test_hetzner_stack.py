@@ -393,6 +393,152 @@ def test_a_server_interrupted_before_its_first_boot_is_finished_later(cloud: Loc
     assert server["status"] == "running" and labels.UNFINISHED not in server["labels"]
 
 
+MAIL: dict[str, Any] = {
+    "location": "nbg1",
+    "servers": [{"name": name, "type": "cx23", "image": "debian-12"} for name in ("mx1", "mx2")],
+    "primary_ips": [{"name": "fixed", "server": "mx1", "dns_ptr": "mx1.example.org"}],
+    "floating_ips": [
+        {"name": "mail", "server": "mx1", "description": "moves", "dns_ptr": "Mail.example.org", "protection": True},
+        {"name": "mail6", "type": "ipv6", "server": "mx1", "dns_ptr": {"::1": "mail.example.org"}},
+        {"name": "spare", "home_location": "hel1"},
+    ],
+}
+
+
+def floating(cloud: LocalApi, name: str = "mail") -> Any:
+    return get(cloud, f"/floating_ips?name={name}")["floating_ips"][0]
+
+
+def on(cloud: LocalApi, name: str = "mail") -> str | None:
+    holder = floating(cloud, name)["server"]
+    return get(cloud, f"/servers/{holder}")["server"]["name"] if holder else None
+
+
+def mail(**fields: Any) -> dict[str, Any]:
+    """MAIL with the first floating IP changed."""
+    declared = changed(MAIL)
+    declared["floating_ips"][0].update(fields)
+    return declared
+
+
+def test_floating_ips_and_reverse_names_are_made_with_their_servers(cloud: LocalApi) -> None:
+    planned = present(cloud, MAIL, check=True)
+    assert writes(cloud) == [] and "+ floating_ip.mail  ipv4 in nbg1, on mx1" in planned.plan_text
+    made = present(cloud, MAIL)
+    assert made.failures == [] and len(made.done) == 6 and made.cost is not None
+    prices = {one["type"]: one["prices"][0] for one in get(cloud, "/pricing")["pricing"]["floating_ips"]}
+    lines = {line["resource"]: line["after"] for line in made.cost.as_dict()["lines"]}
+    assert lines["floating_ip.mail"] == float(prices["ipv4"]["price_monthly"]["net"]) and lines["floating_ip.mail6"] > 0
+
+    address, wide = floating(cloud), floating(cloud, "mail6")
+    first = wide["ip"].replace("::/64", "::1")
+    assert (on(cloud), on(cloud, "mail6"), on(cloud, "spare")) == ("mx1", "mx1", None)
+    assert (address["description"], address["protection"], address["home_location"]["name"]) == ("moves", {"delete": True}, "nbg1")
+    assert floating(cloud, "spare")["home_location"]["name"] == "hel1"
+    assert address["dns_ptr"] == [{"ip": address["ip"], "dns_ptr": "mail.example.org"}]
+    assert wide["dns_ptr"] == [{"ip": first, "dns_ptr": "mail.example.org"}]
+    assert get(cloud, "/primary_ips?name=fixed")["primary_ips"][0]["dns_ptr"][0]["dns_ptr"] == "mx1.example.org"
+    hosts = {host["name"]: host["floating_ips"] for host in made.as_dict()["hosts"]}
+    assert hosts == {"mx1": {"mail": address["ip"], "mail6": first}, "mx2": {}}
+    assert present(cloud, MAIL).changes == []
+
+    whole = changed(MAIL)
+    whole["floating_ips"][1]["dns_ptr"] = {first: "other.example.org"}
+    (change,) = present(cloud, whole).changes
+    assert change.fields[0].before == {first: "mail.example.org"} and present(cloud, whole).changes == []
+    whole["floating_ips"][1]["dns_ptr"] = {"2001:db8::1": "other.example.org"}
+    assert "floating_ips[1].dns_ptr.2001:db8::1: is not in" in refused(cloud, whole).message
+
+
+def test_what_others_did_to_a_floating_ip_is_found_and_put_right(cloud: LocalApi) -> None:
+    present(cloud, MAIL)
+    address = floating(cloud)
+    url = f"/floating_ips/{address['id']}/actions"
+    other = cloud.call("POST", "/servers", {"name": "other", "server_type": "cx23", "image": "debian-12", "location": "nbg1"})
+    cloud.settle()
+    for path, body in (
+        ("unassign", None),
+        ("assign", {"server": other.json()["server"]["id"]}),
+        ("change_dns_ptr", {"ip": address["ip"], "dns_ptr": "strange.example.org"}),
+        ("change_protection", {"delete": False}),
+    ):
+        assert cloud.call("POST", f"{url}/{path}", body).status_code == 201
+        cloud.settle()
+    before = len(writes(cloud))
+    found = present(cloud, MAIL, check=True)
+    assert {item.field for change in found.changes for item in change.fields} == {"server", "dns_ptr", "protection"}
+    with stack(cloud) as one:
+        assert [item["resource"] for item in one.info(MAIL)["drift"]] == ["floating_ip.mail"]
+    assert len(writes(cloud)) == before
+    assert present(cloud, MAIL).done == ["floating_ip.mail"]
+    assert on(cloud) == "mx1" and floating(cloud)["dns_ptr"][0]["dns_ptr"] == "mail.example.org"
+    assert floating(cloud)["protection"]["delete"] and floating(cloud)["ip"] == address["ip"]
+
+    assert list(actions(present(cloud, mail(server="mx2", dns_ptr="")))) == ["floating_ip.mail"]
+    assert on(cloud) == "mx2" and floating(cloud)["dns_ptr"][0]["dns_ptr"].endswith(".your-server.de")
+    assert present(cloud, mail(server="mx2", dns_ptr="")).changes == []
+    present(cloud, mail(server=None))
+    assert on(cloud) is None and present(cloud, mail(server=None)).changes == []
+
+
+def test_a_floating_ip_outlives_its_server_and_is_pruned_only_with_leave(cloud: LocalApi) -> None:
+    present(cloud, MAIL)
+    address = floating(cloud)
+    rebuilt = changed(MAIL)
+    rebuilt["servers"][0]["image"] = "debian-13"
+    result = present(cloud, rebuilt, allow_replace=True)
+    assert actions(result) == {"server.mx1": "replace", "floating_ip.mail": "update", "floating_ip.mail6": "update"}
+    assert (on(cloud), floating(cloud)["ip"]) == ("mx1", address["ip"]) and present(cloud, rebuilt).changes == []
+    assert "the address is lost" in refused(cloud, {**rebuilt, "floating_ips": [{"name": "mail", "home_location": "hel1"}]}).message
+
+    # The address is on its new server before the old one goes.
+    cloud.local("DELETE", "/journal")
+    fewer = mail(server="mx2")
+    fewer["servers"].pop(0)
+    fewer["primary_ips"][0]["server"] = None
+    fewer["floating_ips"].pop(1)
+    present(cloud, fewer, prune=True)
+    done = writes(cloud)
+    assert on(cloud) == "mx2" and [one["name"] for one in get(cloud, "/servers")["servers"]] == ["mx2"]
+    moved = done.index(f"POST /floating_ips/{address['id']}/actions/assign")
+    assert moved < next(number for number, one in enumerate(done) if one.startswith("DELETE /servers/"))
+    assert {one["name"] for one in get(cloud, "/floating_ips")["floating_ips"]} == {"mail", "spare"}
+    nothing = {**fewer, "floating_ips": []}
+    assert present(cloud, nothing).left == ["floating_ip.mail", "floating_ip.spare"]
+    assert "floating_ip.mail: is protected" in refused(cloud, nothing, prune=True).message
+    present(cloud, nothing, prune=True, allow_destroy_protected=True)
+    assert get(cloud, "/floating_ips")["floating_ips"] == [] and present(cloud, nothing, prune=True).changes == []
+
+
+ADDRESS_FAULTS: dict[str, dict[str, Any]] = {
+    "an address whose answer was lost": {"path": "/floating_ips", "effect": "drop_after_commit"},
+    "an assignment whose answer was lost": {"path": r"/floating_ips/\d+/actions/assign", "effect": "drop_after_commit"},
+    "a release whose answer was lost": {"path": r"/floating_ips/\d+/actions/unassign", "effect": "drop_after_commit"},
+    "a name whose answer was lost": {
+        "path": r"/.*/actions/change_dns_ptr",
+        "effect": "error_after_commit",
+        "status": 504,
+        "code": "timeout",
+    },
+    "423 locked": {"path": r"/floating_ips/\d+/actions/(un)?assign", "status": 423, "code": "locked", "times": 3},
+    "an assignment that fails": {"effect": "action_error", "command": "assign_floating_ip", "code": "action_failed"},
+    "a release that fails": {"effect": "action_error", "command": "unassign_floating_ip", "code": "action_failed"},
+    "a name that fails": {"effect": "action_error", "command": "change_dns_ptr", "code": "action_failed"},
+}
+
+
+@pytest.mark.parametrize("fault", ADDRESS_FAULTS.values(), ids=ADDRESS_FAULTS.keys())
+def test_one_fault_leaves_every_address_where_it_belongs(cloud: LocalApi, fault: dict[str, Any]) -> None:
+    seen = 0
+    for declared in (MAIL, mail(server="mx2")):
+        cloud.local("POST", "/faults", {"rules": [rule(**fault)]})
+        assert present(cloud, declared).failures == []
+        seen += cloud.local("GET", "/faults")["rules"][0]["seen"]
+        assert present(cloud, declared).changes == []
+    assert seen >= 1
+    assert (on(cloud), on(cloud, "mail6"), len(get(cloud, "/floating_ips")["floating_ips"])) == ("mx2", "mx1", 3)
+
+
 RUN = """
 import json, sys
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.stack import connect

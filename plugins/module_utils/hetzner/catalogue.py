@@ -122,7 +122,7 @@ def check(topology: Topology, changes: Sequence[Change], catalogue: Catalogue, n
     problems = Problems()
     for change in changes:
         want = change.want
-        if want is None or want.kind not in ("server", "volume", "primary_ip"):
+        if want is None or want.kind not in ("server", "volume", "primary_ip", "floating_ip"):
             continue
         making = change.action in ("create", "replace")
         if making and not _check_location(want, catalogue, problems):
@@ -136,9 +136,10 @@ def check(topology: Topology, changes: Sequence[Change], catalogue: Catalogue, n
 
 
 def _check_location(want: Resource, catalogue: Catalogue, problems: Problems) -> bool:
-    location = want.spec["location"]
+    field = "home_location" if want.kind == "floating_ip" else "location"
+    location = want.spec[field]
     if location not in catalogue.zones:
-        problems.add(f"{want.path}.location", f"{location!r} is not a location; there are {', '.join(sorted(catalogue.zones))}")
+        problems.add(f"{want.path}.{field}", f"{location!r} is not a location; there are {', '.join(sorted(catalogue.zones))}")
         return False
     return True
 

@@ -96,7 +96,7 @@ def _merged(change: Change) -> Mapping[str, Any]:
     want = change.want.spec if change.want else {}
     have = change.have.spec if change.have and change.action == "update" else {}
     changed = change.field_names()
-    return {**want, **{name: have[name] for name in ("type", "location") if name in have and name not in changed}}
+    return {**want, **{name: have[name] for name in ("type", "location", "home_location") if name in have and name not in changed}}
 
 
 def total(items: Iterable[Item]) -> Money:
@@ -133,6 +133,10 @@ def _of_spec(key: str, spec: Mapping[str, Any], catalogue: Catalogue, embedded: 
     if kind == "primary_ip":
         price = ip_price(catalogue, spec["type"], spec["location"])
         return [Item(key, f"primary {spec['type']}", Decimal(1), "address", price)] if price != ZERO else []
+    if kind == "floating_ip":
+        price = ip_price(catalogue, spec["type"], spec["home_location"], "floating_ips")
+        note = "the API names no price for it" if price == ZERO else ""
+        return [Item(key, f"floating {spec['type']}", Decimal(1), "address", price, note)]
     if kind == "volume":
         each = _money(catalogue.pricing["volume"]["price_per_gb_month"])
         size = Decimal(spec["size"])
@@ -175,9 +179,9 @@ def server_price(catalogue: Catalogue, name: str, location: str) -> Money:
     return price
 
 
-def ip_price(catalogue: Catalogue, kind: str, location: str) -> Money:
-    """Net and gross a month of a primary IP; zero where none is listed (IPv6)."""
-    for entry in catalogue.pricing.get("primary_ips", []):
+def ip_price(catalogue: Catalogue, kind: str, location: str, section: str = "primary_ips") -> Money:
+    """Net and gross a month of a primary IP, or with section "floating_ips" of a floating one; zero where none is listed."""
+    for entry in catalogue.pricing.get(section, []):
         if entry["type"] == kind:
             for price in entry["prices"]:
                 if price["location"] == location:

@@ -36,20 +36,37 @@ def dependencies(changes: Iterable[Change], found: Snapshot) -> dict[str, set[st
         if change.want is not None:
             graph[key] |= {ref for ref in change.want.refs if ref in by_key and by_key[ref].action != "delete"}
         if change.action == "delete":
-            graph[key] |= {other for other, one in by_key.items() if one.have is not None and key in one.have.refs and other != key}
+            users = (one for one in by_key.values() if one.have is not None and key in one.have.refs and one.key != key)
+            graph[key] |= {user.key for user in users if user.kind != "floating_ip"}
     # A volume or address that moves leaves its old server first; two servers that exchange theirs cannot both come first.
     holders = {
         ref: item.key
         for item in found.resources.values()
         for ref in item.refs
-        if not ref.startswith(("network.", "firewall.", "placement"))
+        if not ref.startswith(("network.", "firewall.", "placement", "server."))
     }
     for key, change in sorted(by_key.items()):
         for ref in change.want.refs if change.want else ():
             holder = holders.get(ref)
             if holder in by_key and holder != key and not _reaches(graph, holder, key):
                 graph[key].add(holder)
+    for key, change in sorted(by_key.items()):
+        if change.kind == "floating_ip":
+            _order_by_old_server(graph, by_key, key, change)
     return graph
+
+
+def _order_by_old_server(graph: dict[str, set[str]], by_key: Mapping[str, Change], key: str, change: Change) -> None:
+    """A floating IP leaves a server before that is deleted, so that it is never without one; and not while it is written to.
+
+    It is no must: the deletion releases it, and when its new server waits for that deletion, it has to come after it.
+    """
+    for server in change.have.refs if change.have else ():
+        if server not in by_key:
+            continue
+        first, then = (key, server) if by_key[server].action == "delete" else (server, key)
+        if not _reaches(graph, first, then):
+            graph[then].add(first)
 
 
 def _reaches(graph: Mapping[str, set[str]], start: str, goal: str) -> bool:

@@ -38,6 +38,7 @@ KINDS: dict[str, Kind] = {
         Kind("primary_ip", "primary_ips", "primary_ips", protectable=True, actions=True),
         Kind("volume", "volumes", "volumes", protectable=True, actions=True),
         Kind("server", "servers", "servers", protectable=True, actions=True),
+        Kind("floating_ip", "floating_ips", "floating_ips", protectable=True, actions=True),
     )
 }
 RANK: dict[str, int] = {name: rank for rank, name in enumerate(KINDS)}
@@ -77,8 +78,8 @@ class Resource:
     """One declared resource after validation: ``spec`` in the same fields as Observed.spec, ``refs`` the keys it needs first.
 
     path: where it is declared ("servers[0]"), for messages
-    extra: what is no field of the API's object: user_data, ssh_keys, automount, pinned; of a server without a type
-        requirements (Requirements) and, once the catalogue is known, choice (Choice)
+    extra: what is no field of the API's object: user_data, ssh_keys, automount, pinned, a home_location that was really declared; of a server
+        without a type requirements (Requirements) and, once the catalogue is known, choice (Choice)
     """
 
     kind: str

@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import addresses, labels
+from . import addresses, labels, reverse
 from .model import KINDS, Json, Observed, Snapshot
 
 # Until this day orders were billed at older prices, which the API does not show.
@@ -92,7 +92,22 @@ def _primary_ip(item: Json, keys: Mapping[tuple[str, int], str]) -> tuple[Json, 
         "type": item["type"],
         "location": item["location"]["name"],
         "protection": bool((item.get("protection") or {}).get("delete")),
+        "dns_ptr": reverse.observed(item),
     }, []
+
+
+def _floating_ip(item: Json, keys: Mapping[tuple[str, int], str]) -> tuple[Json, list[str]]:
+    holder = item.get("server")
+    key = keys.get(("server", holder or 0))
+    return {
+        "type": item["type"],
+        "home_location": item["home_location"]["name"],
+        # One of ours by its name; a blank, which no name has, tells another's.
+        "server": key.partition(".")[2] if key else f"id {holder}" if holder else None,
+        "description": item.get("description") or "",
+        "protection": bool((item.get("protection") or {}).get("delete")),
+        "dns_ptr": reverse.observed(item),
+    }, [key] if key else []
 
 
 def _volume(item: Json, keys: Mapping[tuple[str, int], str]) -> tuple[Json, list[str]]:
@@ -155,15 +170,17 @@ _READERS = {
     "primary_ip": _primary_ip,
     "volume": _volume,
     "server": _server,
+    "floating_ip": _floating_ip,
 }
 
 
 def hosts(found: Snapshot) -> list[Json]:
     """The stack's servers, ready for ``add_host``, by name."""
-    return [_host(server) for server in sorted(found.of("server"), key=lambda one: one.name)]
+    floating = sorted(found.of("floating_ip"), key=lambda one: one.name)
+    return [_host(server, floating) for server in sorted(found.of("server"), key=lambda one: one.name)]
 
 
-def _host(server: Observed) -> Json:
+def _host(server: Observed, floating: Iterable[Observed]) -> Json:
     public = server.raw.get("public_net") or {}
     ipv4 = (public.get("ipv4") or {}).get("ip")
     ipv6 = first_address((public.get("ipv6") or {}).get("ip"))
@@ -177,6 +194,7 @@ def _host(server: Observed) -> Json:
         "public_ipv4": ipv4,
         "public_ipv6": ipv6,
         "private_ips": private,
+        "floating_ips": {one.name: first_address(one.raw.get("ip")) for one in floating if one.raw.get("server") == server.id},
         "server_id": server.id,
         "status": server.raw.get("status"),
         "labels": dict(server.labels),
@@ -192,13 +210,14 @@ def first_address(network: str | None) -> str | None:
 
 
 def resources(found: Snapshot) -> list[Json]:
-    """What hetzner_stack_info returns: kind, name, id, fields and labels of every resource of the stack."""
+    """What hetzner_stack_info returns: kind, name, id, address (if it is one), fields and labels of every resource of the stack."""
     return [
         {
             "resource": item.key,
             "kind": item.kind,
             "name": item.name,
             "id": item.id,
+            "ip": item.raw.get("ip"),
             "created": item.raw.get("created"),
             "protected": item.protected,
             "fields": dict(item.spec),

@@ -5,20 +5,21 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from . import labels
+from . import labels, reverse
 from .model import RANK, Change, FieldChange, Observed, Resource, Snapshot, Topology
 from .schema import Problems
 
-HOLDS_DATA = ("server", "volume", "primary_ip")
+HOLDS_DATA = ("server", "volume", "primary_ip", "floating_ip")
 
 # What a difference in a field takes. A field that is not listed is changed in place.
 _HOW: dict[str, dict[str, str]] = {
     "ssh_key": {"public_key": "replace"},
     "placement_group": {"type": "replace"},
     "primary_ip": {"type": "replace", "location": "replace"},
+    "floating_ip": {"type": "replace", "home_location": "replace"},
     "volume": {"format": "replace", "location": "replace"},
     "server": {
         "type": "power_off",
@@ -39,13 +40,22 @@ _NOTES = {
     ("volume", "location"): "the volume's data is lost",
     ("primary_ip", "type"): "the address is lost",
     ("primary_ip", "location"): "the address is lost",
+    ("floating_ip", "type"): "the address is lost",
+    ("floating_ip", "home_location"): "the address is lost",
     ("network", "subnets"): "a subnet goes only when no server is in it",
 }
 
 
 def plan(topology: Topology, found: Snapshot, prune: bool = False) -> list[Change]:
     """All changes in the order of creation, deletions last and in reverse. With ``prune`` also what is no longer declared."""
-    changes = [change for want in topology.resources.values() if (change := _change(want, found)) is not None]
+    changes: list[Change] = []
+    lost: set[str] = set()
+    for want in topology.resources.values():
+        change = _change(want, found, lost)
+        if change is not None:
+            changes.append(change)
+        if change is not None and change.action == "replace":
+            lost.add(change.key)
     if prune:
         changes += removals(orphans(topology, found), "no longer declared")
     return changes
@@ -62,18 +72,21 @@ def removals(items: Iterable[Observed], reason: str) -> list[Change]:
     return [Change("delete", item.kind, item.name, item.key, reason, have=item) for item in ordered]
 
 
-def _change(want: Resource, found: Snapshot) -> Change | None:
+def _change(want: Resource, found: Snapshot, lost: Collection[str]) -> Change | None:
+    """lost: keys of what comes before it in the order of creation and will be replaced."""
     have = found.resources.get(want.key)
     if have is None:
         if want.kind == "ssh_key" and want.spec["public_key"] in found.shared_ssh_keys:
             return None  # A project holds each public key once: another's is used as it is, and stays another's.
         return Change("create", want.kind, want.name, want.key, "declared, and not there", want=want)
     fields = tuple(differences(want, have))
+    if want.kind == "floating_ip" and f"server.{want.spec['server']}" in lost and have.spec["server"] == want.spec["server"]:
+        fields += (FieldChange("server", None, want.spec["server"], "in_place", "its server is replaced, which releases it"),)
     if not fields:
         return None
-    lost = [item.field for item in fields if item.how == "replace"]
-    if lost:
-        return Change("replace", want.kind, want.name, want.key, f"{', '.join(lost)} cannot change in place", fields, want, have)
+    fixed = [item.field for item in fields if item.how == "replace"]
+    if fixed:
+        return Change("replace", want.kind, want.name, want.key, f"{', '.join(fixed)} cannot change in place", fields, want, have)
     off = [item.field for item in fields if item.how == "power_off"]
     reason = f"{', '.join(off)} can change only while it is powered off" if off else "differs from its declaration"
     return Change("update", want.kind, want.name, want.key, reason, fields, want, have)
@@ -93,8 +106,12 @@ def differences(want: Resource, have: Observed) -> list[FieldChange]:
         if field == "networks":
             attached: Mapping[str, Any] = before or {}
             after = {name: ip or attached.get(name) for name, ip in after.items()}
-        if field in ("format", "protection") and after is None:
+        if field in ("format", "protection", "description", "dns_ptr") and after is None:
             continue  # not declared: left as it is
+        if field == "home_location" and not want.extra["home_location"]:
+            continue  # where it was made follows from its server at that time; it need not follow it elsewhere
+        if field == "dns_ptr":
+            before, after = reverse.differences(after, have.raw)
         if field == "user_data" and not before and not after:
             continue
         if before != after:
@@ -136,6 +153,8 @@ def _field(want: Resource, have: Observed, field: str, before: Any, after: Any) 
         how, note = "refused", "a volume cannot shrink: make a smaller one under a new name and copy"
     if want.kind == "network" and field == "ip_range" and not _contains(after, before):
         how, note = "refused", "a network's range can only grow: make a new network under a new name and move the servers"
+    if want.kind == "floating_ip" and field == "server" and before:
+        note = "connections through it break"
     if field == "networks":
         moved = sorted(name for name, ip in after.items() if name in before and before[name] != ip)
         note = f"{', '.join(moved)}: the private address changes, connections through it break" if moved else ""

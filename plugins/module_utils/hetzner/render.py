@@ -21,6 +21,9 @@ _QUIET: dict[str, Any] = {
     "protection": None,
     "routes": [],
     "format": None,
+    "server": None,
+    "description": None,
+    "dns_ptr": None,
 }
 
 
@@ -62,6 +65,8 @@ def _summary(change: Change) -> str:
         return f"  {spec['type']}{by} {spec['image']} in {spec['location']}{'; ' + nets if nets else ''}"
     if change.kind == "primary_ip":
         return f"  {spec['type']} in {spec['location']}"
+    if change.kind == "floating_ip":
+        return f"  {spec['type']} in {spec['home_location']}{', on ' + spec['server'] if spec['server'] else ''}"
     return ""
 
 
@@ -108,19 +113,18 @@ def diff(stack: str, changes: Sequence[Change]) -> dict[str, str]:
     before: list[str] = []
     after: list[str] = []
     for change in changes:
-        fields = None if change.action in ("create", "delete") else change.field_names()
+        whole = change.action in ("create", "delete")
         if change.have is not None:
-            before += _block(change.have, fields)
+            before += _block(change.have, None if whole else {item.field: item.before for item in change.fields})
         if change.want is not None:
-            after += _block(change.want, fields)
+            after += _block(change.want, None if whole else {item.field: item.after for item in change.fields})
     header = f"stack {stack}"
     return {"before_header": header, "after_header": header, "before": "\n".join(before) + "\n", "after": "\n".join(after) + "\n"}
 
 
-def _block(item: Resource | Observed, fields: set[str] | None) -> list[str]:
-    values: dict[str, Any] = {**item.spec, "labels": dict(sorted(item.labels.items()))}
-    if fields is not None:
-        values = {key: value for key, value in values.items() if key in fields}
+def _block(item: Resource | Observed, fields: Mapping[str, Any] | None) -> list[str]:
+    """All of a resource, or these fields of it."""
+    values: Mapping[str, Any] = {**item.spec, "labels": dict(sorted(item.labels.items()))} if fields is None else fields
     lines = [f"{item.key}:"]
     for key, value in values.items():
         if fields is None and key in _QUIET and value == _QUIET[key]:

@@ -18,7 +18,10 @@ from .errors import HetznerError
 
 @dataclass(frozen=True)
 class Field:
-    """One key. type: str, int, number (a Decimal), bool, text (str or int), list (of ``item``), map (str to str), object (of ``keys``)."""
+    """One key.
+
+    type: str, int, number (a Decimal), bool, text (str or int), list (of ``item``), map (str to str), names (str, or a map), object (of ``keys``)
+    """
 
     type: str
     required: bool = False
@@ -85,6 +88,19 @@ TOPOLOGY: dict[str, Field] = {
             "server": Field("str"),
             "labels": _LABELS,
             "protection": _MAYBE,
+            "dns_ptr": Field("names"),
+        }
+    ),
+    "floating_ips": _objects(
+        {
+            "name": _NAME,
+            "type": Field("str", default="ipv4", choices=("ipv4", "ipv6")),
+            "home_location": Field("str"),
+            "server": Field("str"),
+            "description": Field("str"),
+            "labels": _LABELS,
+            "protection": _MAYBE,
+            "dns_ptr": Field("names"),
         }
     ),
     "volumes": _objects(
@@ -191,6 +207,8 @@ def _check(value: Any, field: Field, path: str, problems: Problems) -> Any:
             return []
         item = field.item or Field("str")
         return [_check(one, item, f"{path}[{index}]", problems) for index, one in enumerate(value)]
+    if field.type == "names" and isinstance(value, Mapping):
+        return _check_names(value, path, problems)
     if field.type == "map":
         return _check_map(value, path, problems)
     if field.type == "bool":
@@ -216,6 +234,13 @@ def _check_map(value: Any, path: str, problems: Problems) -> dict[str, str]:
         if isinstance(one, (Mapping, list, tuple)):
             problems.add(_join(path, str(key)), f"text is expected, found {type(one).__name__}")
     return {str(key): "" if one is None else str(one).lower() if isinstance(one, bool) else str(one) for key, one in value.items()}
+
+
+def _check_names(value: Mapping[Any, Any], path: str, problems: Problems) -> dict[str, str]:
+    for key, one in value.items():
+        if one is not None and not isinstance(one, str):
+            problems.add(_join(path, str(key)), f"text is expected, found {type(one).__name__} {one!r}")
+    return {str(key): one if isinstance(one, str) else "" for key, one in value.items()}
 
 
 def _check_bool(value: Any, path: str, problems: Problems) -> bool:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from . import catalogue, cost, graph, labels, observe, plan, progress, render, requirements, servers, writes
+from . import catalogue, cost, graph, ips, labels, observe, plan, progress, render, requirements, reverse, servers, writes
 from .actions import ActionFailedError
 from .api import Api, UncertainError
 from .errors import HetznerError
@@ -22,6 +22,7 @@ from .topology import parse
 
 # Reading, planning and writing again after a partial success; each pass only does what is still missing.
 MOST_PASSES = 3
+_APPLY = {"server": servers.apply, "primary_ip": ips.apply, "floating_ip": ips.apply}
 DEFAULT_ENDPOINT = "https://api.hetzner.cloud/v1"
 
 
@@ -88,6 +89,7 @@ class Stack:
         self.result.changes = changes
         catalogue.check_capacity(options.server_types, options.locations, ordered)
         catalogue.check(topology, changes, ordered, self.now)
+        reverse.check(topology, found, [change.key for change in changes if change.action in ("create", "replace")])
         left = [] if options.prune else plan.orphans(topology, found)
         self.result.left = sorted(item.key for item in left)
         self._tell(changes, found, ordered)
@@ -165,7 +167,7 @@ class Stack:
         began = time.monotonic()
 
         def work(change: Change) -> None:
-            (servers.apply if change.kind == "server" else writes.apply)(context, change)
+            _APPLY.get(change.kind, writes.apply)(context, change)
 
         def watch(outcome: graph.Outcome, running: Mapping[str, float]) -> None:
             if self.progress is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import addresses, labels
+from . import addresses, labels, reverse
 from .errors import HetznerError
 from .model import KINDS, Requirements, Resource, Topology
 from .schema import TOPOLOGY, Problems, check_object, suggest
@@ -163,7 +163,25 @@ def _primary_ips(stack: str, data: Mapping[str, Any], names: Mapping[str, set[st
             server = {name: one for one in data["servers"] for name in server_names(one)}[item["server"]]
             if not server[f"public_{item['type']}"]:
                 problems.add(f"{path}.server", f"{item['server']!r} is declared with public_{item['type']}: false")
+        spec["dns_ptr"] = reverse.declared(item["dns_ptr"], item["type"], f"{path}.dns_ptr", problems)
         yield Resource("primary_ip", item["name"], spec, own, path=path, extra={"server": item["server"]})
+
+
+def _floating_ips(stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]], problems: Problems) -> Iterator[Resource]:
+    fields = ("type", "server", "description", "protection")
+    for path, item, spec, own in _simple("floating_ip", stack, data, problems, fields):
+        spec["home_location"] = item["home_location"] or _server_location(data, item["server"]) or data["location"] or ""
+        if not spec["home_location"]:
+            problems.add(f"{path}.home_location", "is missing, and neither its server nor the topology has a 'location'")
+        spec["dns_ptr"] = reverse.declared(item["dns_ptr"], item["type"], f"{path}.dns_ptr", problems)
+        known = _known(item["server"], "server", names, f"{path}.server", problems)
+        server = next((one for one in data["servers"] if known and item["server"] in server_names(one)), None)
+        if server and not (server["public_ipv4"] or server["public_ipv6"]):
+            problems.add(
+                f"{path}.server", f"{item['server']!r} has no public address, and so no public side: a floating IP comes on top of one"
+            )
+        refs = (f"server.{item['server']}",) if known else ()
+        yield Resource("floating_ip", item["name"], spec, own, refs, path, {"home_location": item["home_location"]})
 
 
 def _volumes(stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]], problems: Problems) -> Iterator[Resource]:
@@ -292,6 +310,6 @@ def _check_groups(data: Mapping[str, Any], problems: Problems) -> None:
             )
 
 
-_BUILDERS = (_ssh_keys, _placement_groups, _firewalls, _networks, _primary_ips, _volumes, _servers)
+_BUILDERS = (_ssh_keys, _placement_groups, _firewalls, _networks, _primary_ips, _volumes, _servers, _floating_ips)
 
 __all__ = ["HetznerError", "parse", "server_names"]

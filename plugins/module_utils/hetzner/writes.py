@@ -1,6 +1,6 @@
 # Copyright: cutover.hetzner contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Writing one resource: create with adoption, update in place, delete. Servers are in ``servers``."""
+"""Writing one resource: create with adoption, update in place, delete. Servers are in ``servers``, addresses in ``ips``."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Context:
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     extra_cost: Decimal = Decimal(0)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    server_locks: dict[int, threading.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ids.update({key: item.id for key, item in self.found.resources.items()})
@@ -54,9 +55,14 @@ class Context:
             raise HetznerError(f"{key} is needed, and is not there", "Run it again: it is made first then.")
         return found
 
+    def alone(self, server: int) -> threading.Lock:
+        """To be held while another resource's step acts on a server: the API refuses a second action meanwhile."""
+        with self.lock:
+            return self.server_locks.setdefault(server, threading.Lock())
+
 
 def apply(context: Context, change: Change) -> None:
-    """Carry out one change of any kind but servers."""
+    """Carry out one change of any kind but servers and addresses."""
     if change.action == "delete":
         delete(context, change)
     elif change.action == "replace":
@@ -65,7 +71,7 @@ def apply(context: Context, change: Change) -> None:
     elif change.action == "create":
         create(context, wanted(change))
     else:
-        _UPDATERS.get(change.kind, _update_plain)(context, change)
+        _UPDATERS.get(change.kind, update_plain)(context, change)
 
 
 def wanted(change: Change) -> Resource:
@@ -82,10 +88,18 @@ def observed(change: Change) -> Observed:
 
 def create(context: Context, want: Resource) -> None:
     """Make it, wait for it, protect it."""
-    body = {"name": want.name, "labels": dict(want.labels), **_BODIES[want.kind](want)}
-    made = post(context, want, body)
+    protect(context, want, int(make(context, want)["id"]))
+
+
+def make(context: Context, want: Resource) -> Json:
+    """Make it as declared but for its protection, and wait for it."""
+    return post(context, want, {"name": want.name, "labels": dict(want.labels), **_BODIES[want.kind](want)})
+
+
+def protect(context: Context, want: Resource, ident: int) -> None:
+    """Protect what was just made, if that is declared."""
     if want.spec.get("protection") and KINDS[want.kind].protectable:
-        context.api.act(f"{KINDS[want.kind].url}/{made['id']}/actions/change_protection", {"delete": True})
+        context.api.act(f"{KINDS[want.kind].url}/{ident}/actions/change_protection", {"delete": True})
 
 
 def post(context: Context, want: Resource, body: Json) -> Json:
@@ -176,14 +190,17 @@ _RESTLESS = frozenset({"initializing", "starting", "stopping", "migrating", "reb
 
 
 def put_name_and_labels(context: Context, change: Change) -> None:
-    """Name and labels in one PUT, if either differs."""
-    if change.field_names() & {"name", "labels"}:
+    """Name, labels and description in one PUT, if one of them differs."""
+    if change.field_names() & {"name", "labels", "description"}:
         want = wanted(change)
         body = {"name": want.name, "labels": wanted_labels(want, change.have)}
+        if "description" in change.field_names():
+            body["description"] = want.spec["description"]
         context.api.call("PUT", f"{KINDS[change.kind].url}/{observed(change).id}", body=body)
 
 
-def _update_plain(context: Context, change: Change) -> None:
+def update_plain(context: Context, change: Change) -> None:
+    """What all kinds have: name, labels and protection."""
     put_name_and_labels(context, change)
     if "protection" in change.field_names():
         url = f"{KINDS[change.kind].url}/{observed(change).id}/actions/change_protection"
@@ -200,7 +217,7 @@ def _update_firewall(context: Context, change: Change) -> None:
 def _update_volume(context: Context, change: Change) -> None:
     if "size" in change.field_names():
         context.api.act(f"/volumes/{observed(change).id}/actions/resize", {"size": wanted(change).spec["size"]})
-    _update_plain(context, change)
+    update_plain(context, change)
 
 
 def _update_network(context: Context, change: Change) -> None:
@@ -217,7 +234,7 @@ def _update_network(context: Context, change: Change) -> None:
         context.api.act(f"{url}/add_subnet", subnet)
     for route in [one for one in want["routes"] if one not in have["routes"]]:
         context.api.act(f"{url}/add_route", route)
-    _update_plain(context, change)
+    update_plain(context, change)
 
 
 _UPDATERS: dict[str, Callable[[Context, Change], None]] = {
@@ -236,6 +253,11 @@ _BODIES: dict[str, Callable[[Resource], Json]] = {
         "location": want.spec["location"],
         "assignee_type": "unassigned",
         "auto_delete": False,
+    },
+    "floating_ip": lambda want: {
+        "type": want.spec["type"],
+        "home_location": want.spec["home_location"],
+        **({"description": want.spec["description"]} if want.spec["description"] else {}),
     },
     "volume": lambda want: {
         "size": want.spec["size"],

@@ -23,6 +23,7 @@ BASE: dict[str, Any] = {
     "firewalls": [{"name": "web", "rules": [{"protocol": "tcp", "port": 22, "source_ips": ["0.0.0.0/0"]}]}],
     "placement_groups": [{"name": "apart"}],
     "primary_ips": [{"name": "front", "server": "app"}],
+    "floating_ips": [{"name": "moving", "server": "db"}],
     "volumes": [{"name": "data", "size": 10, "format": "ext4", "server": "app"}],
     "servers": [
         {
@@ -260,6 +261,7 @@ PRICING = {
     "volume": {"price_per_gb_month": {"net": "0.0572", "gross": "0.068068"}},
     "server_backup": {"percentage": "20"},
     "primary_ips": [{"type": "ipv4", "prices": [price("0.50"), price("0.50", "fsn1")]}],
+    "floating_ips": [{"type": "ipv4", "prices": [price("3.00"), price("3.50", "fsn1")]}],
 }
 OFFER = catalogue.build(
     [
@@ -278,9 +280,9 @@ OFFER = catalogue.build(
 
 def test_the_cost_is_exact_and_names_every_position() -> None:
     total = cost.estimate(plan.plan(TOPOLOGY, Snapshot({})), Snapshot({}), OFFER)
-    # cx23 + primary IP; cx33 + its address + backups; 10 GB
-    assert total.after[0] == Decimal("5.49") + Decimal("0.50") + Decimal("8.49") * Decimal("1.2") + Decimal("0.50") + Decimal("0.572")
-    assert total.before == cost.ZERO and len(total.pairs) == 6
+    # cx23 + primary IP + floating IP; cx33 + its address + backups; 10 GB
+    assert total.after[0] == Decimal("5.49") + Decimal("3.50") + Decimal("8.49") * Decimal("1.2") + Decimal("0.50") + Decimal("0.572")
+    assert total.before == cost.ZERO and len(total.pairs) == 7
     assert cost.estimate([], MADE, OFFER).before == cost.estimate([], MADE, OFFER).after == total.after
     assert sum(Decimal(str(line["after"])) for line in total.as_dict()["lines"]) == total.after[0]
 
