@@ -108,7 +108,7 @@ def differences(want: Resource, have: Observed) -> list[FieldChange]:
             after = {name: ip or attached.get(name) for name, ip in after.items()}
         if field in ("format", "protection", "description", "dns_ptr") and after is None:
             continue  # not declared: left as it is
-        if field == "home_location" and not want.extra["home_location"]:
+        if field == "home_location" and not want.extra.get("home_location"):
             continue  # where it was made follows from its server at that time; it need not follow it elsewhere
         if field == "dns_ptr":
             before, after = reverse.differences(after, have.raw)

@@ -89,19 +89,18 @@ def _whole(address: str, network: ipaddress.IPv6Network) -> ipaddress.IPv6Addres
 
 def observed(item: Json) -> dict[str, str]:
     """Names by address of a primary or floating IP as the API shows it."""
-    return {str(ipaddress.ip_address(one["ip"])): str(one["dns_ptr"]).lower() for one in item.get("dns_ptr") or []}
+    return {str(ipaddress.ip_address(one["ip"])): str(one["dns_ptr"]).lower() for one in item.get("dns_ptr") or [] if one["dns_ptr"]}
 
 
 def differences(wish: str | Mapping[str, str], item: Json) -> tuple[dict[str, str], dict[str, str]]:
     """Names before and after, by whole address, of those that differ from the wish; "" is the default. Others' names are left alone."""
     have = observed(item)
     network = ipaddress.ip_network(item["ip"], strict=False)
-    if isinstance(wish, str):
+    wanted: dict[str, str] = {}  # As it stays when another family is declared: the address is replaced as a whole.
+    if isinstance(wish, str) and network.version == 4:
         wanted = {str(network.network_address): wish}
-    elif isinstance(network, ipaddress.IPv6Network):
+    elif not isinstance(wish, str) and isinstance(network, ipaddress.IPv6Network):
         wanted = {str(_whole(address, network)): name for address, name in wish.items()}
-    else:
-        wanted = {}  # Another family is declared: it is replaced as a whole.
     after = {address: name for address, name in wanted.items() if not _same(have.get(address, ""), name)}
     return {address: have.get(address, "") for address in after}, after
 

@@ -184,6 +184,12 @@ def test_each_field_says_what_it_takes(fields: dict[str, Any], field: str, how: 
             plan.check_switches([change], **dict.fromkeys(switches, False))
 
 
+def test_another_family_is_one_difference_whatever_its_names() -> None:
+    for index, fields in ((0, {"type": "ipv6", "dns_ptr": {"::1": "a.example.org"}}), (1, {"type": "ipv4", "dns_ptr": "a.example.org"})):
+        (change,) = planned(varied(index, **fields), there())
+        assert (change.action, change.field_names()) == ("replace", {"type"})
+
+
 def test_where_it_was_made_need_not_follow_its_server() -> None:
     (change,) = planned(varied(0, server="b"), there())
     assert change.field_names() == {"server"}
@@ -325,6 +331,16 @@ def test_each_address_has_its_price_by_family_and_place() -> None:
     ]
     elsewhere = cost.estimate(planned({**ADDRESS, "location": "fsn1"}, Snapshot({})), Snapshot({}), OFFER)
     assert elsewhere.after == cost.ZERO and "names no price" in elsewhere.as_dict()["lines"][0]["note"]
+
+
+def test_an_address_that_stays_keeps_its_price_and_one_that_is_replaced_gets_the_new_one() -> None:
+    found = there()
+    found = Snapshot({key: item for key, item in found.resources.items() if item.kind == "floating_ip"})
+    moved = {**BASE, "location": "hel1", "servers": [], "primary_ips": [], "floating_ips": [{"name": "four"}, {"name": "idle"}]}
+    for home, expected in ((None, 3.0), ("hel1", 4.0)):
+        moved["floating_ips"][1]["home_location"] = home
+        lines = cost.estimate(planned(moved, found), found, OFFER).as_dict()["lines"]
+        assert {line["resource"]: (line["before"], line["after"]) for line in lines}["floating_ip.idle"] == (3.0, expected)
 
 
 def test_a_place_that_is_none_is_refused() -> None:

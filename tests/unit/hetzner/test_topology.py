@@ -208,6 +208,8 @@ WORDS = [
     "public_key",
     "requirements",
     "price",
+    "server",
+    "dns_ptr",
     "unknown",
 ]
 JSON = st.recursive(
