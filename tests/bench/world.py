@@ -192,7 +192,7 @@ class World:
         """Compare all rows while the stream goes on."""
         result = verify_following(self.source, self.target, ALL, workers=2)
         if not result.equal:
-            raise DifferenceError(f"the sides differ: {[table.name for table in result.tables if not table.equal]}")
+            raise DifferenceError(f"the sides differ: {', '.join(result.differing)}")
 
     def caught_up(self, direction: str, behind: int = 262_144) -> None:
         """Wait until a stream is at most so many bytes behind."""
@@ -252,7 +252,7 @@ class World:
                 raise DifferenceError(f"{('source', 'target')[side]}: {verdict.lost} lost, {verdict.doubled} doubled: {verdict.examples}")
         result = verify(self.source, self.target, ALL, workers=2)
         if not result.equal:
-            raise DifferenceError(f"not equal: {[table.name for table in result.tables if not table.equal]}")
+            raise DifferenceError(f"not equal: {', '.join(result.differing)}")
         return verdict
 
     def end(self) -> None:

@@ -35,9 +35,8 @@ def mend(old: Side, new: Side, workers: int) -> dict[str, Any]:
     names = leaves.changed(noted, now)
     if not names:
         return {}
-    way = "forward" if new.name == "target" else "reverse"
-    done = mending.mend(old.endpoint, new.endpoint, narrowed(old.selection, names), way, workers, _SLOT_SECONDS)
-    turning.leaves_mended(new.conn, way, {name: now[name] for name in names})
+    done = mending.mend(old.endpoint, new.endpoint, narrowed(old.selection, names), new.inward, workers, _SLOT_SECONDS)
+    turning.leaves_mended(new.conn, new.inward, {name: now[name] for name in names})
     return {
         "partitions": [".".join(name) for name in names],
         "mended_ranges": done.ranges,
@@ -48,8 +47,7 @@ def mend(old: Side, new: Side, workers: int) -> dict[str, Any]:
 
 def _both(old: Side, new: Side) -> tuple[leaves.Leaves, leaves.Leaves]:
     """(at the proof, now), of what ``old`` publishes for the stream into ``new``."""
-    way = "forward" if new.name == "target" else "reverse"
-    if turning.proven_at(new.conn, way) is None:
+    if turning.proven_at(new.conn, new.inward) is None:
         return {}, {}
-    row = certain(streams.read(new.conn, way), "the stream's row")
-    return turning.leaves_at_proof(new.conn, way), leaves.read(old.conn, row.publication)
+    row = certain(streams.read(new.conn, new.inward), "the stream's row")
+    return turning.leaves_at_proof(new.conn, new.inward), leaves.read(old.conn, row.publication)

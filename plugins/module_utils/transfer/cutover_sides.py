@@ -14,6 +14,7 @@ from .errors import TransferError
 from .pgbouncer import PAUSE_SECONDS, Pooler
 from .selection import Name, Selection
 from .session import connect
+from .stream.config import FORWARD, REVERSE
 
 if TYPE_CHECKING:
     import psycopg
@@ -58,6 +59,16 @@ class Side:
     endpoint: Endpoint
     conn: psycopg.Connection[Any]
     selection: Selection
+
+    @property
+    def inward(self) -> str:
+        """Direction of the stream into this side."""
+        return FORWARD if self.name == "target" else REVERSE
+
+    @property
+    def outward(self) -> str:
+        """Direction of the stream out of this side."""
+        return REVERSE if self.name == "target" else FORWARD
 
     def names(self) -> tuple[list[Name], list[Name]]:
         """Tables and sequences of the selection as they are called here."""

@@ -23,6 +23,7 @@ from .selection import Name, narrowed
 from .stream import leaves, roster, turning
 from .stream import proof as proofs
 from .stream import state as streams
+from .stream.config import FORWARD
 from .stream.pgoutput import lsn_number, lsn_text
 from .stream.shapes import Route
 from .verify import VerifyResult, verify
@@ -58,19 +59,9 @@ class Way:
     routes: tuple[Route, ...]
 
 
-def direction(new: Side) -> str:
-    """Of the stream into a side."""
-    return "forward" if new.name == "target" else "reverse"
-
-
-def opposite(new: Side) -> str:
-    """Of the stream out of a side."""
-    return "reverse" if new.name == "target" else "forward"
-
-
 def carries(new: Side) -> bool:
     """Whether a stream into this side was begun."""
-    return streams.read(new.conn, direction(new)) is not None
+    return streams.read(new.conn, new.inward) is not None
 
 
 def prepare(old: Side, new: Side, options: Options) -> Way:
@@ -78,20 +69,20 @@ def prepare(old: Side, new: Side, options: Options) -> Way:
 
     Raises TransferError, naming what is wrong and what to do, for a stream that would not drain in a short time.
     """
-    row = certain(streams.read(new.conn, direction(new)), "the stream's row")
+    row = certain(streams.read(new.conn, new.inward), "the stream's row")
     _alive(row, old, new, options)
     # Behind the fence of a run that was killed nothing comes through any more; what is before it is drained as usual.
     if not frozen(old):
         _answers(old, new)
-    there = streams.read(old.conn, opposite(new))
+    there = streams.read(old.conn, new.outward)
     slot, publication = (there.slot, there.publication) if there else (options.way_back_slot, options.way_back_publication)
     if not new.conn.execute("SELECT FROM pg_publication WHERE pubname = %s", (publication,)).rowcount:
         raise TransferError(
             f"the {new.name} has no publication {publication}, so that nothing written there would find its way back",
-            f"Run pg_change_stream state=started direction={opposite(new)} first.",
+            f"Run pg_change_stream state=started direction={new.outward} first.",
             kind="no_way_back",
         )
-    found = roster.draw_up(new.conn, old.conn, new.selection, forward=opposite(new) == "forward")
+    found = roster.draw_up(new.conn, old.conn, new.selection, forward=new.outward == FORWARD)
     if found.problems:
         raise TransferError(
             f"{len(found.problems)} objects would not find their way back to the {old.name}: {'; '.join(found.problems[:5])}",
@@ -143,7 +134,7 @@ def _answers(old: Side, new: Side) -> None:
     sent = lsn_number(str(certain(row, "the position of a message")[0]))
     try:
         streams.wait_for(
-            new.conn, direction(new), lambda found: found.applied >= sent, time.monotonic() + ANSWER_SECONDS, "a message", poll=0.02
+            new.conn, new.inward, lambda found: found.applied >= sent, time.monotonic() + ANSWER_SECONDS, "a message", poll=0.02
         )
     except TransferError as error:
         if error.details.get("kind") != "deadline":
@@ -186,7 +177,7 @@ def drain(new: Side, fence_id: str) -> float:
     began = time.monotonic()
     query = "SELECT fence, problem FROM cutover.stream WHERE direction = %s"
     while True:
-        row = certain(new.conn.execute(query, (direction(new),)).fetchone(), "the stream's row")
+        row = certain(new.conn.execute(query, (new.inward,)).fetchone(), "the stream's row")
         if row[0] == fence_id:
             return time.monotonic() - began
         if row[1]:
@@ -219,7 +210,7 @@ class Proof:
 
 def prove(old: Side, new: Side, way: Way, workers: int) -> Proof:
     """Compare every row that was touched since the last proof of all rows, and all of what is not streamed; all rows where there was no such proof."""
-    since = turning.proven_at(new.conn, direction(new))
+    since = turning.proven_at(new.conn, new.inward)
     if since is None:
         result = verify(old.endpoint, new.endpoint, old.selection, workers=workers)
         return Proof((result,), 0, "full", None)
@@ -233,7 +224,7 @@ def prove(old: Side, new: Side, way: Way, workers: int) -> Proof:
 
 def _touched(old: Side, new: Side) -> proofs.Keys:
     """{table as ``old`` calls it: keys} noted since all rows were proven equal."""
-    return proofs.named(proofs.touched(new.conn), old.selection, direction(new))
+    return proofs.named(proofs.touched(new.conn), old.selection, new.inward)
 
 
 def ahead(old: Side, new: Side, workers: int) -> dict[str, Any]:
@@ -254,9 +245,9 @@ def ahead(old: Side, new: Side, workers: int) -> dict[str, Any]:
             raise
         told["problem"] = error.message
     left = _noted(new)
-    while rounds < AHEAD_ROUNDS and left > FEW_KEYS and turning.proven_at(new.conn, direction(new)) is not None:
+    while rounds < AHEAD_ROUNDS and left > FEW_KEYS and turning.proven_at(new.conn, new.inward) is not None:
         try:
-            result = proofs.catch_up(old.endpoint, new.endpoint, old.selection, direction(new), workers)
+            result = proofs.catch_up(old.endpoint, new.endpoint, old.selection, new.inward, workers)
         except TransferError as error:
             if error.details.get("kind") not in _NO_MOMENT:
                 raise
@@ -264,7 +255,7 @@ def ahead(old: Side, new: Side, workers: int) -> dict[str, Any]:
             break
         keys, rounds = keys + left, rounds + 1
         if not result.equal:
-            differing = [table.name for table in result.tables if not table.equal]
+            differing = list(result.differing)
             raise TransferError(
                 f"rows of {', '.join(differing[:5])} differ between {old.name} and {new.name}; writes were not stopped",
                 "See with pg_row_verify which rows, and why they differ; pg_change_stream with these tables in mend brings them over, while writes go on.",
@@ -337,7 +328,7 @@ class Later:
             "equal": result.equal,
             "seconds": round(result.seconds, 4),
             "rows": sum(table.rows for table in result.tables),
-            "differing": [table.name for table in result.tables if not table.equal],
+            "differing": list(result.differing),
             "counts": {table.name if old.name == "source" else table.target: table.rows for table in result.tables},
         }
 
@@ -373,34 +364,34 @@ def arm(old: Side, new: Side, way: Way) -> dict[str, Any]:
     else:
         query = f"SELECT lsn::text FROM pg_create_logical_replication_slot({quote_literal(way.slot)}, {quote_literal(slots.PLUGIN)})"
     lsn = str(certain(new.conn.execute(query).fetchone(), "the position of the slot")[0])
-    what, source = opposite(new), todo.identity(new.conn, new.endpoint)
+    what, source = new.outward, todo.identity(new.conn, new.endpoint)
     turning.turn(old.conn, what, source, way.slot, way.publication, lsn_number(lsn), way.routes, leaves.read(new.conn, way.publication))
     return {"slot": way.slot, "lsn": lsn, "direction": what}
 
 
 def stop(new: Side) -> None:
     """Have nothing more applied to a side that is brought up to date in another way. The stream would have to begin anew for the next switch."""
-    streams.hold(new.conn, direction(new))
+    streams.hold(new.conn, new.inward)
 
 
 def disarm(old: Side, new: Side) -> None:
     """Undo :func:`arm` after a switch that failed: nothing of ``new`` may go to ``old``, which serves again."""
     with session.connect(old.endpoint, application_name=CONTROL) as conn:
-        turning.turn_back(conn, opposite(new))
+        turning.turn_back(conn, new.outward)
 
 
 def release(new: Side, fence_id: str) -> None:
     """Let the stream into a side go on behind a fence, reached or not, after a switch that failed or was a rehearsal."""
     with session.connect(new.endpoint, application_name=CONTROL) as conn:
-        streams.release(conn, direction(new), fence_id)
+        streams.release(conn, new.inward, fence_id)
 
 
 def expected(old: Side, new: Side) -> list[dict[str, Any]]:
     """Steps with expected seconds, from the lag, the rate of the stream so far and the rows touched since the last proof."""
-    row = certain(streams.read(new.conn, direction(new)), "the stream's row")
+    row = certain(streams.read(new.conn, new.inward), "the stream's row")
     lag = lag_of(old, row.applied)
     keys = min(_noted(new), 2 * FEW_KEYS)
-    proof = round(0.2 + keys / KEYS_PER_SECOND, 2) if turning.proven_at(new.conn, direction(new)) is not None else None
+    proof = round(0.2 + keys / KEYS_PER_SECOND, 2) if turning.proven_at(new.conn, new.inward) is not None else None
     told: Mapping[str, float | None] = {"drain": round(0.05 + lag / BYTES_PER_SECOND, 2), "proof": proof}
     names = ("freeze", "drain", "rest", "sequences", "proof", "reverse", "open")
     return [{"name": name, "expected_seconds": told.get(name), "bytes": lag if name == "drain" else 0} for name in names]

@@ -81,6 +81,11 @@ class VerifyResult:
     exact: bool = False
     indexes: index_check.CheckedIndexes | None = None
 
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Names of the tables that differ."""
+        return tuple(table.name for table in self.tables if not table.equal)
+
 
 def verify(
     source: Endpoint,

@@ -42,12 +42,11 @@ def mend(
         if result.changed:
             proof = verify(sending, receiving, tables, workers=workers, source_snapshot=slot.snapshot)
             if not proof.equal:
-                names = [table.name for table in proof.tables if not table.equal]
                 raise TransferError(
-                    f"rows of {', '.join(names[:5])} differ although they were brought over",
+                    f"rows of {', '.join(proof.differing[:5])} differ although they were brought over",
                     "See with pg_row_verify which rows, and whether a trigger or a rule of the receiving table changes them.",
                     kind="differs",
-                    differing=names,
+                    differing=list(proof.differing),
                 )
     return result
 
