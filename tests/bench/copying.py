@@ -54,7 +54,7 @@ FIELD = (
     Contestant("ours", contestants.ours),
     Contestant("pgcopydb", contestants.pgcopydb),
     Contestant("pg_dump", contestants.pg_dump),
-    Contestant("ours_lz4", contestants.ours_lz4),
+    Contestant("ours_same_storage", contestants.ours_same_storage),
     Contestant("ours_rows", contestants.ours_rows, rows_only=True),
     Contestant("raw_pipe", contestants.raw_pipe, rows_only=True),
     Contestant("pgcopydb_lz4", contestants.pgcopydb, setup=LZ4),
@@ -181,9 +181,9 @@ def judge(scores: Mapping[str, Score]) -> dict[str, harness.Figure]:
     ratio("vs_pgcopydb", "pgcopydb", "ours")
     ratio("vs_pg_dump", "pg_dump", "ours")
     ratio("of_raw_pipe", "raw_pipe", "ours_rows")
-    ratio("vs_pgcopydb_both_lz4", "pgcopydb_lz4", "ours_lz4")
-    ratio("vs_pgcopydb_ours_lz4", "pgcopydb", "ours_lz4")
-    ratio("vs_pg_dump_ours_lz4", "pg_dump", "ours_lz4")
+    ratio("vs_pgcopydb_same_storage", "pgcopydb", "ours_same_storage")
+    ratio("vs_pgcopydb_both_lz4", "pgcopydb_lz4", "ours")
+    ratio("vs_pg_dump_same_storage", "pg_dump", "ours_same_storage")
     ratio("vs_pg_dump_uncompressed", "pg_dump_uncompressed", "ours")
     ratio("tls_costs", "ours_tls", "ours")
     ratio("plain_vs_pgcopydb", "pgcopydb_plain", "ours_plain")

@@ -1,36 +1,45 @@
 # Copyright: cutover.hetzner contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Indexes and their constraints as work of a copy: what the target lacks, in statements, and in which order it is done."""
+"""Indexes and constraints as work of a copy: what the target lacks, in statements, and in which order it is done."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .catalog import qualified, quote_ident
 from .chunks import Chunk
+from .errors import TransferError
 from .selection import Name, Rename
 
 if TYPE_CHECKING:
     import psycopg
 
-INDEX, SETTLE, ANALYZE = 0, 1, 2
+INDEX, SETTLE, ANALYZE, LINK, PROVE = range(5)
 # Time to build, per byte of the finished index, against the time to copy a byte of a table. Measured roughly; they only decide who goes first.
 _COST = {"btree": 1.5, "gin": 6.0, "gist": 5.0, "spgist": 5.0, "hash": 2.0}
 _OTHER_COST = 4.0
 # Every build reads its table once.
 _READ_COST = 0.05
 # GIN wants little memory, whatever there is: larger accumulators are slower to fill and make a larger index.
-GIN_MEMORY_KB = 32 * 1024
+_GIN_MEMORY = 16 * 1024**2
+# A sort in pieces that the processor's cache holds, merged once, needs less time than one in memory; a merge takes 272 kB per piece
+# (tuplesort_merge_order in tuplesort.c), and what is sorted is about 2.5 times as large as the index.
+_SORT_FACTOR, _LEAST_SORT = 2.5 * 272 * 1024, 8 * 1024**2
+# A foreign key is proved by a hash join: batches that the cache holds, and not too many of them.
+_LEAST_JOIN, _JOIN_BATCHES = 4 * 1024**2, 1024
 
 
 @dataclass(frozen=True)
 class Build:
     """A step after the rows of a source table, with statements for the target.
 
-    rank: INDEX, SETTLE (what turns indexes into constraints and marks them) or ANALYZE; steps of one table go by rank, those of one rank together
-    name: of the index, '' for ANALYZE; method: access method of an index; weight: cost in bytes of copied table
+    rank: INDEX, SETTLE (what turns indexes into constraints and marks them), ANALYZE, LINK (what makes foreign keys without looking at rows) or
+        PROVE (what looks at them); steps of one table go by rank, those of one rank together
+    name: of the index, '' for other ranks; method: access method of an index; weight: cost in bytes of copied table
+    size: bytes of the index, or of the table that foreign keys refer to; needs: ``schema.table`` of those that foreign keys refer to
     """
 
     schema: str
@@ -40,11 +49,25 @@ class Build:
     method: str
     statement: str
     weight: int
+    size: int = 0
+    needs: tuple[str, ...] = ()
 
     @property
     def told(self) -> str:
         """For people: what is done."""
-        return {INDEX: f"index {self.name}", SETTLE: f"constraint or mark of {self.name}", ANALYZE: "statistics"}[self.rank]
+        return (f"index {self.name}", f"constraint or mark of {self.name}", "statistics", "foreign keys", "proof of foreign keys")[
+            self.rank
+        ]
+
+    def memory(self, most: int) -> int:
+        """maintenance_work_mem in bytes that suits it, of at most ``most``. Measured with shared and dedicated AMD cores of 32 MB cache."""
+        if self.rank == PROVE:
+            return min(most, max(_LEAST_JOIN, self.size // _JOIN_BATCHES))
+        if self.method == "gin":
+            return min(most, _GIN_MEMORY)
+        if self.method == "btree":
+            return min(most, max(_LEAST_SORT, 2 * int((_SORT_FACTOR * self.size) ** 0.5)))
+        return most
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,8 @@ class IndexFact:
         return self.schema, self.table
 
 
+_SIZE = re.compile(r"([1-9]\d{0,8})(kB|MB|GB)")
+
 _FACTS = """
 SELECT n.nspname, t.relname, c.relname, pg_get_indexdef(i.indexrelid), am.amname::text, i.indisvalid AND i.indisready, i.indisexclusion,
        coalesce(k.conname::text, ''), coalesce(k.contype::text, ''), coalesce(pg_get_constraintdef(k.oid), ''), coalesce(k.condeferrable, false),
@@ -95,6 +120,14 @@ LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrel
 WHERE i.indrelid = ANY(%s::oid[]) AND t.relkind = 'r' AND i.indislive
 ORDER BY 1, 2, 3
 """
+
+
+def memory_bytes(text: str) -> int:
+    """Bytes of a size as the server writes it, such as ``512MB``. Raises TransferError for anything else."""
+    found = _SIZE.fullmatch(text)
+    if not found:
+        raise TransferError(f"maintenance_work_mem is {text!r}, expected a size such as 512MB", "Correct it.")
+    return int(found[1]) << 10 * (1 + ("kB", "MB", "GB").index(found[2]))
 
 
 def read_indexes(conn: psycopg.Connection[Any], oids: Sequence[int]) -> tuple[IndexFact, ...]:
@@ -115,11 +148,11 @@ def missing(wanted: Iterable[IndexFact], there: Iterable[IndexFact], sizes: Mapp
             continue
         weight = _weight(fact, sizes.get(fact.owner, 0))
         if other is None and not fact.exclusion:
-            found.append(Build(*fact.owner, INDEX, fact.name, fact.method, fact.definition, weight))
+            found.append(Build(*fact.owner, INDEX, fact.name, fact.method, fact.definition, weight, fact.size_bytes))
         statements = _settling(fact, other)
         if statements:
             heavy = weight if other is None and fact.exclusion else 1
-            found.append(Build(*fact.owner, SETTLE, fact.name, fact.method, "; ".join(statements), heavy))
+            found.append(Build(*fact.owner, SETTLE, fact.name, fact.method, "; ".join(statements), heavy, fact.size_bytes))
     return tuple(found)
 
 
@@ -155,10 +188,15 @@ def analyze_weight(size: int) -> int:
     return int(min(size, 30_000 * 8192) * _READ_COST) + 1
 
 
+def renames(table: Name, rename: Rename) -> bool:
+    """Whether the rename map names a table or a column of it."""
+    dotted = ".".join(table)
+    return dotted in rename.tables or any(column.rpartition(".")[0] == dotted for column in rename.columns)
+
+
 def renamed(fact: IndexFact, rename: Rename) -> bool:
     """Whether the rename map touches the table of an index or a schema that its definition names: such an index has another name's statement."""
-    dotted = f"{fact.schema}.{fact.table}"
-    if dotted in rename.tables or any(column.rpartition(".")[0] == dotted for column in rename.columns):
+    if renames(fact.owner, rename):
         return True
     text = fact.definition + fact.constraint_definition
     return any(f"{schema}." in text or f"{quote_ident(schema)}." in text for schema in rename.schemas)
@@ -173,10 +211,16 @@ def in_order(chunks: Iterable[Chunk], builds: Iterable[Build], workers: int) -> 
     for build in builds:
         steps.setdefault((build.schema, build.table), []).append(build)
     work: list[tuple[float, Name, int, Chunk | Build]] = []
+    # A proof waits for the table that it refers to as well.
+    referring: dict[str, float] = {}
+    for proof in (build for mine in steps.values() for build in mine if build.rank == PROVE):
+        for needed in proof.needs:
+            referring[needed] = max(referring.get(needed, 0.0), proof.weight)
     for name in sorted(pieces.keys() | steps.keys()):
         mine = steps.get(name, [])
-        after = 0.0
-        for rank in (ANALYZE, SETTLE, INDEX):
+        own_proof = sum(build.weight for build in mine if build.rank == PROVE)
+        after = max(0.0, referring.get(".".join(name), 0.0) - own_proof)
+        for rank in (PROVE, LINK, ANALYZE, SETTLE, INDEX):
             these = [build for build in mine if build.rank == rank]
             work += [(after + build.weight, name, len(work), build) for build in these]
             after += max([sum(build.weight for build in these) / workers, *(build.weight for build in these)], default=0)

@@ -97,6 +97,7 @@ def typed_hash(forms: Sequence[Form]) -> RowHash:
     """Hashes of a row by the types of its columns (strategy record)."""
     if not forms:
         return row_hash("text", ())
+    forms = [form.once(place) for place, form in enumerate(forms, start=1)]
     plain = [form.sql for form in forms]
     flat = pair_of_hashes(forms, plain)
     if not any(form.costly for form in forms):

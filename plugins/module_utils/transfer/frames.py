@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SIZE = 256 * 1024
 _HEADER = struct.Struct("!xI")
+_FRAME = struct.Struct("!BI")
 _DATA, _DONE, _ERROR, _READY, _BEGIN, _COMPLETE = b"dcEZHC"
 _ASIDE = frozenset(b"NSA")  # notice, a setting's new value, notification: may come at any time
 _LONGEST_ASIDE = 16 * 1024 * 1024
@@ -98,12 +99,15 @@ class _Line:
         return int(tag.rstrip(b"\0").split()[-1]), self.sent - 5 * self.rows
 
     def _rows(self) -> None:
-        unpack, buf = _HEADER.unpack_from, self.buf
+        unpack, buf, wanted = _FRAME.unpack_from, self.buf, _DATA
         while True:
             place, end = self.start, self.end
-            frames = 0
-            while end - place >= 5 and buf[place] == _DATA:
-                place += 1 + unpack(buf, place)[0]
+            frames, last = 0, end - 5
+            while place <= last:
+                kind, length = unpack(buf, place)
+                if kind != wanted:
+                    break
+                place += 1 + length
                 frames += 1
             self.rows += frames
             if place > end:

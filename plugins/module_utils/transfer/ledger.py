@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import predecessor, session
-from .builds import ANALYZE, Build
+from .builds import ANALYZE, LINK, PROVE, Build
 from .catalog import qualified
 from .chunks import Chunk
 from .errors import TransferError, certain
@@ -47,7 +47,12 @@ CREATE TABLE IF NOT EXISTS cutover.build (
     run bigint NOT NULL REFERENCES cutover.run, state text NOT NULL CHECK (state IN ('todo', 'done', 'failed')),
     seconds double precision, problem text, finished timestamptz,
     PRIMARY KEY (source_schema, source_table, rank, name));
+ALTER TABLE cutover.build ADD COLUMN IF NOT EXISTS size bigint NOT NULL DEFAULT 0, ADD COLUMN IF NOT EXISTS needs text[] NOT NULL DEFAULT '{}';
 """
+# What the newest release of the ledger has and older ones lack.
+_NEWEST = (
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass('cutover.build') AND attname = 'needs')"
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def exists(conn: psycopg.Connection[Any]) -> bool:
 
 def create(conn: psycopg.Connection[Any]) -> None:
     """Make the ledger, or what an older one lacks. Raises TransferError when the role may not."""
-    row = conn.execute("SELECT pg_catalog.to_regclass('cutover.build') IS NOT NULL").fetchone()
+    row = conn.execute(_NEWEST).fetchone()
     if row and row[0]:
         return
     try:
@@ -252,9 +257,12 @@ def plan_builds(conn: psycopg.Connection[Any], run: int, builds: Iterable[tuple[
     conn.execute("DELETE FROM cutover.build")
     with conn.cursor() as cursor:
         cursor.executemany(
-            """INSERT INTO cutover.build (source_schema, source_table, rank, name, method, statement, weight, place, run, state)
-               VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, 'todo')""",
-            [(b.schema, b.table, b.rank, b.name, b.method, b.statement, b.weight, place, run) for place, b in builds],
+            """INSERT INTO cutover.build (source_schema, source_table, rank, name, method, statement, weight, size, needs, place, run, state)
+               VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'todo')""",
+            [
+                (b.schema, b.table, b.rank, b.name, b.method, b.statement, b.weight, b.size, list(b.needs), place, run)
+                for place, b in builds
+            ],
         )
 
 
@@ -266,11 +274,11 @@ def unanalyzed(conn: psycopg.Connection[Any]) -> set[Name]:
 def built(conn: psycopg.Connection[Any], run: int) -> tuple[tuple[Build, str, float, str], ...]:
     """(build, state, seconds, problem) of a run, in the order of work."""
     rows = conn.execute(
-        """SELECT source_schema, source_table, rank, name, method, statement, weight, state, coalesce(seconds, 0), coalesce(problem, '')
+        """SELECT source_schema, source_table, rank, name, method, statement, weight, size, needs, state, coalesce(seconds, 0), coalesce(problem, '')
            FROM cutover.build WHERE run = %s ORDER BY place""",
         (run,),
     ).fetchall()
-    return tuple((Build(*row[:7]), *row[7:]) for row in rows)
+    return tuple((Build(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], tuple(row[8])), *row[9:]) for row in rows)
 
 
 def done_chunks(conn: psycopg.Connection[Any], run: int) -> tuple[tuple[str, str, int, int, int], ...]:
@@ -325,13 +333,19 @@ def read_dirty(conn: psycopg.Connection[Any], table: str = "cutover.dirty") -> d
 _OPEN = "run = {run} AND state = 'todo' AND EXISTS (SELECT FROM cutover.run WHERE id = {run} AND abandoned IS NULL)"
 # The first free chunk is looked at and let go, for a build that stands before it to be taken first.
 LOOK = f"BEGIN; SAVEPOINT look; SELECT place FROM cutover.chunk WHERE {_OPEN} ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED"
-# A build waits for the rows of its table, a constraint for all indexes of its table, statistics for both.
+# A build waits for the rows of its table, a constraint for all indexes of its table, statistics for both. Foreign keys wait for all that of the
+# tables they refer to, and their proof for keys that refer to its own table: so nobody ever waits for a lock that a long step holds.
 CLAIM_BUILD = f"""ROLLBACK TO look; RELEASE look;
-SELECT source_schema, source_table, rank, name, method, statement FROM cutover.build b
+SELECT source_schema, source_table, rank, name, method, statement, size FROM cutover.build b
 WHERE {_OPEN} AND place < {{before}}
   AND NOT EXISTS (SELECT FROM cutover.chunk c WHERE c.source_schema = b.source_schema AND c.source_table = b.source_table AND c.state = 'todo')
   AND NOT EXISTS (SELECT FROM cutover.build o WHERE o.source_schema = b.source_schema AND o.source_table = b.source_table AND o.rank < b.rank
                   AND o.state = 'todo')
+  AND (b.rank <> {LINK} OR NOT EXISTS (SELECT FROM cutover.chunk c WHERE c.state = 'todo' AND c.source_schema || '.' || c.source_table = ANY(b.needs))
+       AND NOT EXISTS (SELECT FROM cutover.build o WHERE o.state = 'todo' AND o.rank < {LINK}
+                       AND o.source_schema || '.' || o.source_table = ANY(b.needs)))
+  AND (b.rank <> {PROVE} OR NOT EXISTS (SELECT FROM cutover.build o WHERE o.state = 'todo' AND o.rank = {LINK}
+                                        AND b.source_schema || '.' || b.source_table = ANY(o.needs)))
 ORDER BY place LIMIT 1 FOR UPDATE OF b SKIP LOCKED"""
 CLAIM = f"""SELECT source_schema, source_table, number, total, kind, key_column, lo, hi, estimate FROM cutover.chunk
 WHERE {_OPEN} ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED"""

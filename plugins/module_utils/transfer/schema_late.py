@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from . import session
 from .catalog import qualified
 from .endpoint import Endpoint
 from .errors import TransferError
+from .foreign_keys import ForeignKey
 from .selection import Name
 from .session import connect
 
@@ -31,12 +31,6 @@ SELECT quote_ident(i.relname), pg_get_indexdef(x.indexrelid) FROM pg_index x JOI
 WHERE x.indisunique AND x.indisvalid AND x.indpred IS NULL AND x.indexprs IS NULL
   AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype IN ('p', 'u', 'x'))
 """
-# Only between ordinary tables: a partitioned one takes no foreign key that is NOT VALID before PostgreSQL 18.
-_FOREIGN_KEYS = """
-SELECT k.oid::bigint, format('%I.%I', n.nspname, c.relname), quote_ident(k.conname), pg_get_constraintdef(k.oid)
-FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_class f ON f.oid = k.confrelid
-WHERE k.contype = 'f' AND k.conparentid = 0 AND c.relkind = 'r' AND f.relkind = 'r'
-"""
 _UNMEASURED = """
 SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'cutover')
@@ -50,20 +44,6 @@ ORDER BY pg_relation_size(c.oid) DESC
 """
 
 
-@dataclass(frozen=True)
-class ForeignKey:
-    """table, name: quoted; definition: as the source words it, without NOT VALID."""
-
-    table: str
-    name: str
-    definition: str
-
-    @property
-    def add(self) -> str:
-        """Statement that makes it without looking at rows."""
-        return f"ALTER TABLE ONLY {self.table} ADD CONSTRAINT {self.name} {self.definition} NOT VALID"
-
-
 def adopt_keys(src: psycopg.Connection[Any], dst: psycopg.Connection[Any], constraints: Collection[int]) -> None:
     """Turn finished unique indexes into the keys among these constraints of the source: the copy may have ended between the two."""
     free = dict(dst.execute(_FREE_INDEXES).fetchall()) if constraints else {}
@@ -73,15 +53,6 @@ def adopt_keys(src: psycopg.Connection[Any], dst: psycopg.Connection[Any], const
         if free.get(index) == definition:
             when = (" DEFERRABLE" if deferrable else "") + (" INITIALLY DEFERRED" if deferred else "")
             dst.execute(f"ALTER TABLE ONLY {table} ADD CONSTRAINT {name} {kind} USING INDEX {index}{when}")
-
-
-def foreign_keys(src: psycopg.Connection[Any]) -> dict[int, ForeignKey]:
-    """Foreign keys of the source that :func:`add_foreign_keys` can make, by their number."""
-    found = {}
-    for oid, table, name, definition in src.execute(_FOREIGN_KEYS).fetchall():
-        if "NOT ENFORCED" not in definition:
-            found[oid] = ForeignKey(table, name, definition.removesuffix(" NOT VALID"))
-    return found
 
 
 def add_foreign_keys(dst: psycopg.Connection[Any], keys: Sequence[ForeignKey]) -> None:

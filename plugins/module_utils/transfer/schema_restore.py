@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import foreign_keys, schema_late, toc
 from . import schema_catalog as facts_of
-from . import schema_late, toc
 from .catalog import quote_ident
 from .endpoint import Endpoint
 from .schema_archive import Archive
@@ -52,11 +52,13 @@ class Restorer:
         schema_late.adopt_keys(self.src, self.dst, [entry.key[1] for entry in entries if entry.description == "CONSTRAINT"])
         there = {(fact.kind, fact.identity) for fact in facts_of.facts(self.dst).values()}
         late = [entry for entry in entries if entry.description != "CONSTRAINT" or not self._is_there(entry, there)]
-        by_hand = schema_late.foreign_keys(self.src) if any(entry.description == "FK CONSTRAINT" for entry in late) else {}
+        keys = foreign_keys.read(self.src) if any(entry.description == "FK CONSTRAINT" for entry in late) else ()
+        by_hand = {key.oid: key for key in keys if not key.inherited}
         for stage in _STAGES:
             self._restore([entry for entry in late if entry.description in stage], single=False)
         ours = [entry for entry in late if entry.description == "FK CONSTRAINT" and entry.key[1] in by_hand]
         schema_late.add_foreign_keys(self.dst, [by_hand[entry.key[1]] for entry in ours])
+        schema_late.validate(self.target, foreign_keys.proofs_of_partitions(keys, foreign_keys.read(self.dst)), self.jobs)
         done = [name for stage in _STAGES for name in stage]
         self._restore([entry for entry in late if entry.description not in done and entry not in ours], single=False)
 

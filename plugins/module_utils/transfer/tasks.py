@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import builds, cutover_state, large_objects, ledger, session, skew
+from . import builds, cutover_state, foreign_keys, large_objects, ledger, session, skew
 from .builds import Build
 from .catalog import Table, quote_ident
 from .chunks import Chunk, KeyStats, split
+from .foreign_keys import ForeignKey
 from .holding import Holder
 from .pairing import Pair
 from .selection import Name, Selection
@@ -81,7 +82,8 @@ def plan_builds(
     unbuildable = skew.unbuildable(source, target, single.values())
     wanted = [fact for fact in wanted if (*fact.owner, fact.name) not in unbuildable]
     there = builds.read_indexes(target, [pair.target.oid for pair in single.values()])
-    missing = builds.missing(wanted, there, {name: pair.source.size_bytes for name, pair in single.items()})
+    sizes = {name: pair.source.size_bytes for name, pair in single.items()}
+    missing = builds.missing(wanted, there, sizes)
     barred = sorted(
         {".".join((build.schema, build.table)) for build in missing if single[build.schema, build.table].target.oid not in owned}
     )
@@ -94,8 +96,23 @@ def plan_builds(
         for name, pair in sorted(single.items())
         if name in changed and pair.target.oid in owned
     )
+    keys = foreign_keys.missing(_wanted_keys(source, single, owned, selection), foreign_keys.read(target), sizes)
     warnings = (f"indexes of {', '.join(barred)} are left out: role {target.info.user} does not own these tables",) if barred else ()
-    return missing + statistics, warnings
+    return missing + statistics + keys, warnings
+
+
+def _wanted_keys(
+    source: psycopg.Connection[Any], single: Mapping[Name, Pair], owned: Collection[int], selection: Selection
+) -> list[ForeignKey]:
+    """Foreign keys between two of these tables, both under their own names, ours on the target, and with all columns that the keys name."""
+
+    def fits(table: Name, columns: Iterable[str]) -> bool:
+        pair = single.get(table)
+        if pair is None or pair.target.full_name != table or pair.target.oid not in owned or builds.renames(table, selection.rename):
+            return False
+        return set(columns) <= {ours.name for ours, _theirs in pair.columns}
+
+    return [key for key in foreign_keys.read(source) if fits(key.owner, key.columns) and fits(key.refers, key.keys)]
 
 
 def _owned(conn: psycopg.Connection[Any], oids: list[int]) -> set[int]:

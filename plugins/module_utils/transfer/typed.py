@@ -10,6 +10,8 @@ Every change is seen by at least one of the two hashes with all its 64 bits, and
 PostgreSQL's hash of a bigint or a timestamp folds 64 bits to 32 first: 1 and 4294967296 hash alike under every seed. So the second hash takes a bigint
 as the seed, which is used whole, and a timestamp as its distance from a fixed moment in floating point. That distance is exact for 142 years around
 2000; where it is not, moments that share it are neighbours within 2 ms, which the fold tells apart.
+What has to be rendered or unpacked is hashed once, by all its bytes, and that hash takes part in both as a bigint does in the second: of two such
+values one pair in 2^64 looks alike to both.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ _FUNCTIONS = {
     "inet": "hashinetextended",
     "text": "hashtextextended",
 }
-KINDS = (*_FUNCTIONS, "int8", "timestamp", "timestamptz", "float4", "float8", "bytea")
+# hashed: a bigint that is a hash of the value already
+KINDS = (*_FUNCTIONS, "int8", "timestamp", "timestamptz", "float4", "float8", "bytea", "hashed")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,12 @@ class Form:
     kind: str
     nullable: bool = True
     costly: bool = False
+
+    def once(self, number: int) -> Form:
+        """The form whose value is its hash where computing it costs much. number: of its column."""
+        if not self.costly or self.kind not in ("text", "bytea"):
+            return self
+        return Form(_alone(0, self, self.sql, number), "hashed", nullable=False, costly=True)
 
 
 def pair_of_hashes(forms: Sequence[Form], names: Sequence[str]) -> tuple[str, str]:
@@ -63,7 +72,9 @@ def _chain(which: int, forms: Sequence[Form], names: Sequence[str], salt: int) -
     joined: list[str] = []
     whole = ""
     for place, (form, name) in enumerate(zip(forms, names, strict=True), start=salt + 1):
-        if which and form.kind == "int8" and not form.nullable:
+        if form.kind == "hashed":
+            joined.append(f"hashint4extended({place}, {name})" if which else name)
+        elif which and form.kind == "int8" and not form.nullable:
             if whole:
                 joined.append(f"hashint4extended({place}, {name})")
             else:

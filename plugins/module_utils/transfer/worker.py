@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.02, 0.5
+# Several times as cheap as pglz for nearly the same size. Whoever has set something there has a reason.
+_BEST_COMPRESSION = (
+    "SELECT set_config(name, 'lz4', false) FROM pg_settings WHERE name = 'default_toast_compression' AND source = 'default'"
+    " AND 'lz4' = ANY(enumvals)"
+)
 # The server's own words for "do it in another way": lock not free, no privilege, foreign keys, trigger, snapshot too old for FREEZE.
 _UNFROZEN = ("55P03", "42501", "0A000", "25000", "55000", "2BP01")
 
@@ -37,7 +42,7 @@ class Plan:
     """What every worker needs.
 
     content: what the snapshot must show once imported; pairs: by (schema, table) of the relation that is read
-    workers: how many there are; memory: maintenance_work_mem of builds; toast_compression: pglz, lz4 or None for the server's
+    workers: how many there are; memory: maintenance_work_mem of a build at most, in bytes; toast_compression: as :func:`.copy.copy` has it
     objects: large objects are to be copied
     """
 
@@ -48,8 +53,8 @@ class Plan:
     content: str
     pairs: Mapping[Name, Pair]
     workers: int = 1
-    memory: str = "512MB"
-    toast_compression: str | None = None
+    memory: int = 512 * 1024**2
+    toast_compression: str = "server"
     objects: bool = False
 
 
@@ -166,12 +171,15 @@ class Worker:
             self.target = target
             # A build that nobody waits for any more is to end.
             target.execute("SELECT set_config('client_connection_check_interval', '5s', false)")
-            if self.plan.toast_compression is not None:
+            if self.plan.toast_compression != "server":
                 self._compress(target, self.plan.toast_compression)
         return self.target
 
     @staticmethod
     def _compress(target: psycopg.Connection[Any], method: str) -> None:
+        if method == "auto":
+            target.execute(_BEST_COMPRESSION)
+            return
         try:
             target.execute("SELECT set_config('default_toast_compression', %s, false)", (method,))
         except session.psycopg.errors.InvalidParameterValue as error:
@@ -244,14 +252,14 @@ class Worker:
         pipe.run(target, "ROLLBACK TO frozen")
         return False
 
-    def _build(self, target: PGconn, schema: str, table: str, rank: str, name: str, method: str, statement: str) -> bool:
-        build = builds.Build(schema, table, int(rank), name, method, statement, 0)
+    def _build(self, target: PGconn, schema: str, table: str, rank: str, name: str, method: str, statement: str, size: str) -> bool:
+        build = builds.Build(schema, table, int(rank), name, method, statement, 0, int(size))
         tell = ("building", (schema, table), build.rank, name)
         self.link.send(tell)
         began = time.monotonic()
         names = {"schema": quote_literal(schema), "table": quote_literal(table), "rank": build.rank, "name": quote_literal(name)}
-        if build.rank != builds.ANALYZE:
-            self._equip(target, method)
+        if build.rank not in (builds.ANALYZE, builds.LINK):
+            self._equip(target, build)
         try:
             pipe.run_watched(target, statement, lambda: self.link.send(tell))
             seconds = time.monotonic() - began
@@ -269,17 +277,12 @@ class Worker:
         self.link.send(("built", (schema, table), build.rank, name))
         return True
 
-    def _equip(self, target: PGconn, method: str) -> None:
+    def _equip(self, target: PGconn, build: builds.Build) -> None:
         """Memory and helpers for one build, in its transaction. Workers that have nothing to do lend their cores to the last builds."""
         chunks, steps = self._left(target)
         idle = max(0, self.plan.workers - chunks - steps)
-        sql = f"SET LOCAL max_parallel_maintenance_workers = {idle}; SET LOCAL maintenance_work_mem = {quote_literal(self.plan.memory)}"
-        if method == "gin":
-            sql += (
-                "; SELECT set_config('maintenance_work_mem', least(setting::bigint, "
-                f"{builds.GIN_MEMORY_KB})::text, true) FROM pg_settings WHERE name = 'maintenance_work_mem'"
-            )
-        pipe.run(target, sql)
+        memory = build.memory(self.plan.memory)
+        pipe.run(target, f"SET LOCAL max_parallel_maintenance_workers = {idle}; SET LOCAL maintenance_work_mem = '{memory // 1024}kB'")
 
 
 # What the server says when it cannot go on, though nothing is wrong with what it was told: kind, what it means, what to do.

@@ -28,6 +28,8 @@ SHAPE = (
     "INSERT INTO c SELECT g, g FROM generate_series(1, 100) g",
     "CREATE INDEX ON c (a_id)",
     "SELECT lo_from_bytea(0, 'content')",
+    "CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "CREATE TRIGGER a_same BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION same()",
 )
 # In the order of a move: (module, its own arguments).
 STEPS: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -171,15 +171,22 @@ def test_frozen_rows_and_the_tables_where_they_are_not_allowed(pair: Pair) -> No
     assert counted["pointed"] == 0 and pair.on_target("SELECT count(*) FROM pointed") == [(100,)]
 
 
-def test_toast_compression_is_the_columns_own_unless_asked(pair: Pair) -> None:
+def test_toast_compression_is_the_columns_own_then_what_was_set_then_the_best(pair: Pair) -> None:
     pair.on_both("CREATE TABLE t (id int, free text, own text COMPRESSION pglz)")
     pair.on_source("INSERT INTO t VALUES (1, repeat('x', 20000), repeat('y', 20000))")
     query = "SELECT pg_column_compression(free), pg_column_compression(own) FROM t"
-    copy(pair.source, pair.target, ALL, workers=1)
-    assert pair.on_target(query) == [("pglz", "pglz")]
-    pair.on_target("DROP SCHEMA cutover CASCADE", "TRUNCATE t")
-    copy(pair.source, pair.target, ALL, workers=1, toast_compression="lz4")
-    assert pair.on_target(query) == [("lz4", "pglz")]
+
+    def stored(**how: str) -> list[tuple[str, str]]:
+        copy(pair.source, pair.target, ALL, workers=1, **how)
+        found = pair.on_target(query)
+        pair.on_target("DROP SCHEMA cutover CASCADE", "TRUNCATE t")
+        return found
+
+    assert stored() == [("lz4", "pglz")]
+    assert stored(toast_compression="server") == [("pglz", "pglz")]
+    pair.on_target(f"ALTER DATABASE {pair.target.dbname} SET default_toast_compression = 'pglz'")
+    assert stored() == [("pglz", "pglz")]
+    assert stored(toast_compression="lz4") == [("lz4", "pglz")]
     with pytest.raises(TransferError, match="unknown toast_compression"):
         copy(pair.source, pair.target, ALL, toast_compression="zip")
 

@@ -7,17 +7,24 @@ from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.budget im
 from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.builds import (
     ANALYZE,
     INDEX,
+    LINK,
+    PROVE,
     SETTLE,
     Build,
     IndexFact,
     in_order,
+    memory_bytes,
     missing,
     renamed,
 )
 from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.chunks import Chunk
 from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.endpoint import Endpoint
 from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.errors import TransferError
+from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.foreign_keys import ForeignKey, proofs_of_partitions
+from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.foreign_keys import missing as keys_missing
 from ansible_collections.cutover.hetzner.plugins.module_utils.transfer.selection import Rename
+
+MB = 1024**2
 
 
 def test_workers_within_both_rooms() -> None:
@@ -59,6 +66,71 @@ def test_the_longest_way_to_the_end_goes_first() -> None:
         ("indexed", "analyze"), ("small", "analyze"),
     ]  # fmt: skip
     assert sorted(place for place, _what in order) == list(range(9))
+
+
+def test_a_table_that_others_refer_to_goes_before_one_of_its_size() -> None:
+    chunks = [chunk("child", 0, 1, 100), chunk("other", 0, 1, 150), chunk("parent", 0, 1, 100)]
+    builds = [
+        Build("s", "child", LINK, "", "", "", 1, needs=("s.parent",)),
+        Build("s", "child", PROVE, "", "", "", 60, needs=("s.parent",)),
+    ]
+    placed_chunks, placed_builds = in_order(chunks, builds, 2)
+    order = [what for _place, what in sorted([*((p, c.table) for p, c in placed_chunks), *((p, str(b.rank)) for p, b in placed_builds)])]
+    assert order == ["child", "parent", "other", str(LINK), str(PROVE)]
+
+
+def test_builds_get_memory_that_the_cache_holds_and_never_more_than_allowed() -> None:
+    def memory(rank: int, method: str, size: int, most: int = 1024 * MB) -> int:
+        return Build("s", "t", rank, "i", method, "", 1, size).memory(most) // MB
+
+    assert [memory(INDEX, "btree", size * MB) for size in (0, 1, 100, 10_000, 1_000_000)] == [8, 8, 16, 162, 1024]
+    assert [memory(INDEX, method, 100 * MB) for method in ("gin", "gist")] == [16, 1024]
+    assert [memory(PROVE, "", size * MB) for size in (0, 1000, 100_000)] == [4, 4, 97]
+    assert {memory(rank, method, 10_000 * MB, 4 * MB) for rank, method in ((INDEX, "btree"), (INDEX, "gin"), (PROVE, ""))} == {4}
+
+
+@pytest.mark.parametrize(("text", "size"), [("64kB", 64 * 1024), ("512MB", 512 * MB), ("2GB", 2048 * MB)])
+def test_sizes_are_read_as_the_server_does(text: str, size: int) -> None:
+    assert memory_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "512", "0MB", "1.5GB", "1TB", "-1MB", "1 GB"])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(TransferError, match="expected a size such as 512MB"):
+        memory_bytes(text)
+
+
+def key(name: str, table: str = "child", refers: str = "parent", valid: bool = True, inherited: bool = False) -> ForeignKey:
+    definition = f"FOREIGN KEY (a) REFERENCES s.{refers}(id)" + ("" if valid else " NOT VALID")
+    return ForeignKey(1, "s", table, name, definition, valid, ("s", refers), ("a",), ("id",), inherited)
+
+
+def test_foreign_keys_of_a_table_are_made_together_and_proved_together() -> None:
+    steps = keys_missing(
+        [key("one"), key("Two", refers="other"), key("loose", valid=False)], [], {("s", "child"): 1000, ("s", "other"): 70}
+    )
+    assert [(step.rank, step.needs, step.size) for step in steps] == [
+        (LINK, ("s.other", "s.parent"), 0),
+        (PROVE, ("s.other", "s.parent"), 70),
+    ]
+    assert steps[0].statement.split("; ")[1:] == [
+        'ALTER TABLE ONLY "s"."child" ADD CONSTRAINT "Two" FOREIGN KEY (a) REFERENCES s.other(id) NOT VALID',
+        'ALTER TABLE ONLY "s"."child" ADD CONSTRAINT "loose" FOREIGN KEY (a) REFERENCES s.parent(id) NOT VALID',
+    ]
+    assert steps[1].statement == "; ".join(f'ALTER TABLE "s"."child" VALIDATE CONSTRAINT "{name}"' for name in ("one", "Two"))
+
+
+def test_foreign_keys_that_are_there_are_left_and_unproved_ones_proved() -> None:
+    wanted = [key("there"), key("unproved"), key("loose", valid=False)]
+    steps = keys_missing(wanted, [key("there"), key("unproved", valid=False), key("loose", valid=False)], {})
+    assert [step.statement for step in steps] == ['ALTER TABLE "s"."child" VALIDATE CONSTRAINT "unproved"']
+    assert keys_missing(wanted, wanted, {}) == ()
+
+
+def test_only_unproved_parts_of_partitioned_keys_are_proved_before_those() -> None:
+    wanted = [key("part", inherited=True), key("own"), key("whole", inherited=True), key("loose", valid=False, inherited=True)]
+    there = [key("part", valid=False), key("own", valid=False), key("whole", valid=False, inherited=True), key("loose", valid=False)]
+    assert proofs_of_partitions(wanted, there) == {'"s"."child"': ['ALTER TABLE "s"."child" VALIDATE CONSTRAINT "part"']}
 
 
 def test_a_table_that_is_begun_is_finished_first() -> None:
