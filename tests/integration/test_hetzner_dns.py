@@ -414,6 +414,56 @@ def test_many_records_take_few_requests(cloud: LocalApi) -> None:
         assert again.present(many).changes == [] and again.api.requests < 20
 
 
+RESOLVE = """
+import ipaddress, subprocess, sys
+from pathlib import Path
+from localcloud.api.store import Store
+from localcloud.dns import server
+store = Store(Path(sys.argv[1]))
+with server.serving(lambda: server.zones(store, ipaddress.IPv4Network("10.93.99.0/24")), [("127.0.0.1", 53)]):
+    for words in sys.argv[2:]:
+        done = subprocess.run(["getent", *words.split()], capture_output=True, text=True, timeout=20)
+        print(" ".join(dict.fromkeys(done.stdout.split())))
+"""
+
+
+def resolved(tmp_path: Path, *asked: str) -> list[str]:
+    """What the system's own resolver says, in a network and mount namespace where the local cloud's name server is its only one."""
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:2 attempts:1\n")
+    # The resolver asks for the families alone of which it sees an address that is not a loopback's.
+    addresses = "ip address add 192.0.2.250/32 dev lo && ip address add 2001:db8::250/128 dev lo nodad"
+    inside = f'ip link set lo up && {addresses} && mount --bind "$0" /etc/resolv.conf && exec "$@"'
+    program = [sys.executable, "-c", RESOLVE, str(tmp_path / "cloud.sqlite"), *asked]
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", "sh", "-c", inside, str(tmp_path / "resolv.conf"), *program],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_a_resolver_finds_what_was_declared(cloud: LocalApi, tmp_path: Path) -> None:
+    declared = copy.deepcopy(SITE)
+    declared["primary_ips"][0]["dns_ptr"] = "front.example.org"
+    host = {one["name"]: one for one in present(cloud, declared).as_dict()["hosts"]}["app"]
+    asked = [
+        "ahostsv4 www.example.org",
+        "ahostsv6 example.org",
+        "ahostsv4 pool.example.org",
+        "ahostsv4 anything.example.org",
+        "ahostsv4 xn--bcher-kva.example.org",
+        "ahostsv4 nothing.example.com",
+        f"hosts {host['public_ipv4']}",
+    ]
+    www, six, pool, wild, alias, nothing, name = (set(line.split()) for line in resolved(tmp_path, *asked))
+    assert host["public_ipv4"] in www and host["public_ipv6"] in six and host["public_ipv4"] in alias
+    assert {"192.0.2.1", "192.0.2.2", "10.20.1.10"} <= pool and "192.0.2.9" in wild and nothing == set()
+    assert name == {host["public_ipv4"], "front.example.org"}
+
+
 PLAYBOOK = """
 - name: Make and remove zones
   hosts: localhost

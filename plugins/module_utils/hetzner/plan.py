@@ -78,7 +78,7 @@ def removals(items: Iterable[Observed], reason: str) -> list[Change]:
     keys = {item.key for item in given}
     left = [item for item in given if item.kind != "rrset" or item.protected or records.zone_of(item.name) not in keys]
     ordered = sorted(left, key=lambda item: (-RANK[item.kind], item.name))
-    return [Change("delete", item.kind, item.name, item.key, reason, have=item) for item in ordered]
+    return [Change("delete", item.kind, item.name, item.key, reason + records.told_with(item), have=item) for item in ordered]
 
 
 def _change(want: Resource, found: Snapshot, lost: Collection[str]) -> Change | None:

@@ -105,6 +105,12 @@ def _rival(item: Observed, topology: Topology) -> str | None:
     return next((key for one in names if (key := f"rrset.{place}/{one}") in topology.resources), None)
 
 
+def told_with(item: Observed) -> str:
+    """What goes with a zone, whoever made it: all records but the SOA and NS of the zone itself."""
+    count = int(item.raw.get("record_count") or 0) - len((item.raw.get("authoritative_nameservers") or {}).get("assigned") or []) - 1
+    return f"; its {count} records go with it" if item.kind == "zone" and count > 0 else ""
+
+
 def check(topology: Topology, found: Snapshot, changes: Iterable[Change]) -> None:
     """Refuse what the API would: a CNAME beside sets of another hand that stay."""
     problems = Problems()
