@@ -353,7 +353,9 @@ def test_a_zone_goes_with_its_records_and_another_mode_makes_it_anew(cloud: Loca
     present(cloud, SITE)
     fewer = {**copy.deepcopy(SITE), "zones": SITE["zones"][1:]}
     assert present(cloud, fewer).left == ["zone.example.org"]
-    assert actions(present(cloud, fewer, prune=True)) == {"zone.example.org": "delete"}
+    pruned = present(cloud, fewer, prune=True)
+    assert actions(pruned) == {"zone.example.org": "delete"}
+    assert "zone.example.org  (no longer declared; its 19 records go with it)" in pruned.plan_text
     assert [one["name"] for one in get(cloud, "/zones")["zones"]] == ["second.example"]
     primary = {**fewer, "zones": [{"name": "second.example", "records": [{"name": "a", "type": "A", "values": ["192.0.2.1"]}]}]}
     assert "all its records are lost" in refused(cloud, primary).message

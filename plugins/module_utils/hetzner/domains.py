@@ -81,6 +81,8 @@ def target(text: str, zone_name: str) -> str:
     _check(text, whole.split("."))
     if len(whole) > LONGEST:
         raise ValueError(f"{text[:40]!r}... has {len(whole)} characters, a domain name has at most {LONGEST}")
+    if whole.rpartition(".")[2].isdigit() and "." in whole:
+        raise ValueError(f"{text!r} is an address, a name is expected: give the address an A record, and write its name here")
     if name.endswith("."):
         return name
     if "." in name:

@@ -99,9 +99,9 @@ def known(reference: Reference, topology: Topology, found: Snapshot, changes: Ma
 
 
 def of(item: Json, reference: Reference, network: int | None) -> str | None:
-    """The address that a resource has, as the API shows it. network: id of the network of a private one."""
+    """The address that a resource has, as the API shows it. network: id of the network of a private one, None where it has only one."""
     if reference.address == "private":
-        own = (one for one in item.get("private_net") or [] if one["network"] == network)
+        own = (one for one in item.get("private_net") or [] if network in (None, one["network"]))
         return next((str(one["ip"]) for one in own if one.get("ip")), None)
     text = item["ip"] if "ip" in item else ((item.get("public_net") or {}).get(reference.address) or {}).get("ip")
     address = first_address(text)

@@ -130,6 +130,8 @@ def test_values_are_kept_in_one_form_and_taken_by_the_service(kind: str, text: s
         ("CAA", '0 issue x"y"', "partly quoted"),
         ("CNAME", "mail.example.com", "read in two ways: write 'mail.example.com.' for that name"),
         ("CNAME", ".", "the root"),
+        ("CNAME", "192.0.2.1", "is an address, a name is expected"),
+        ("MX", "10 192.0.2.1.", "is an address, a name is expected"),
         ("CNAME", "a b", "must be of 1 word,"),
         ("CNAME", "-a.example.com.", "1 to 63"),
         ("CNAME", '"open', "unbalanced quote"),

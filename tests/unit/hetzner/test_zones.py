@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner import graph, observe, plan, records, render
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.errors import HetznerError
-from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.model import Change, Snapshot
+from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.model import Change, Snapshot, Topology
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.topology import parse
+from hypothesis import given
+from hypothesis import strategies as st
 
 SERVER = {"type": "cx23", "image": "debian-12"}
 BASE: dict[str, Any] = {
@@ -27,6 +29,7 @@ BASE: dict[str, Any] = {
     "floating_ips": [{"name": "move", "server": "app"}],
     "zones": [{"name": "example.org", "records": [{"name": "www", "type": "A", "values": [{"server": "app"}]}]}],
 }
+ZONE = "zone.example.org"
 WWW = "rrset.example.org/www/A"
 IPV4 = {"app": "192.0.2.10", "bare": "192.0.2.11"}
 
@@ -400,6 +403,45 @@ def test_a_new_server_that_waits_for_the_old_one_makes_no_cycle() -> None:
     found = there(rrset("www", "A", "192.0.2.77"))
     done = order(planned(topology, found, prune=True), found)
     assert done.index("server.app") < done.index("server.new") < done.index(WWW)
+
+
+MANY = declared(
+    a({"server": "app"}, {"floating_ip": "move"}, "192.0.2.1"),
+    a({"server": "bare", "address": "ipv6"}, kind="AAAA"),
+    a({"server": "db", "address": "private", "network": "m"}, name="db"),
+    a({"primary_ip": "loose6"}, name="@", kind="AAAA"),
+    a("@", name="alias", kind="CNAME"),
+)
+WHOLE = parse("s", MANY)
+FULL = there(
+    rrset("www", "A", IPV4["app"], "192.0.2.30", "192.0.2.1"),
+    rrset("www", "AAAA", "2001:db8:13::1"),
+    rrset("db", "A", "10.2.1.6"),
+    rrset("@", "AAAA", "2001:db8:99::1"),
+    rrset("alias", "CNAME", "@"),
+)
+KEYS = st.sets(st.sampled_from(sorted(WHOLE.resources)))
+
+
+def test_the_whole_of_it_needs_no_plan() -> None:
+    assert plan.plan(WHOLE, FULL, prune=True) == [] and set(FULL.resources) == set(WHOLE.resources)
+
+
+@given(KEYS, KEYS)
+def test_any_part_can_be_made_or_removed_in_order(present: set[str], kept: set[str]) -> None:
+    """Whatever is there and whatever stays declared: all is done, records after what they refer to and before what they leave."""
+    found = Snapshot({key: item for key, item in FULL.resources.items() if key in present and (item.kind != "rrset" or ZONE in present)})
+    wanted: dict[str, Any] = {}
+    for key, item in WHOLE.resources.items():
+        if key in kept and {*item.refs} <= wanted.keys():
+            wanted[key] = item
+    changes = plan.plan(Topology("s", wanted), found, prune=True)
+    place = {key: number for number, key in enumerate(order(changes, found))}
+    for change in changes:
+        if change.kind == "rrset" and change.want:
+            assert all(place[ref] < place[change.key] for ref in change.want.refs if ref in place)
+        if change.kind == "rrset" and change.have and ZONE in place and change.action == "delete":
+            assert place[change.key] < place[ZONE]
 
 
 def test_the_plan_is_readable() -> None:
