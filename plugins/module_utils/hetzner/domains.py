@@ -45,6 +45,8 @@ def zone(text: str) -> str:
         raise ValueError(f"{text!r} ends with a dot: leave the dot out")
     parts = name.split(".")
     _check(text, parts)
+    if "_" in name:
+        raise ValueError(f"{text!r} holds '_', which only names inside of a zone may")
     if len(parts) < 2:
         raise ValueError(f"{text!r} is a single word: a zone is a domain such as 'example.org'")
     if len(name) > LONGEST:

@@ -33,6 +33,7 @@ def test_zone_names_are_kept_as_dns_has_them(text: str, name: str) -> None:
     [
         ("example.org.", "leave the dot out"),
         ("example", "single word"),
+        ("my_site.org", "only names inside of a zone"),
         ("", "1 to 63"),
         ("a..org", "1 to 63"),
         ("-a.org", "1 to 63"),

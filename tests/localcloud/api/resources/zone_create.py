@@ -21,7 +21,7 @@ SUFFIXES = frozenset({"ac.uk", "co.uk", "org.uk", "co.at", "or.at", "com.au", "n
 
 def _zone_name(value: str) -> str:
     parts = value.split(".")
-    if len(value) > 255 or len(parts) < 2 or not all(LABEL.fullmatch(part) for part in parts):
+    if len(value) > 255 or len(parts) < 2 or "_" in value or not all(LABEL.fullmatch(part) for part in parts):
         raise ValueError("must be a domain name in lower case without a dot at the end")
     suffix = 2 if ".".join(parts[-2:]) in SUFFIXES else 1
     if len(parts) != suffix + 1:
