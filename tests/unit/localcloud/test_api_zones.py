@@ -212,9 +212,9 @@ def test_secondary_zones_have_name_servers_and_no_records(client: Client) -> Non
     zone = client.zones.get(made["id"])
     refused = [
         lambda: zone.create_rrset(name="a", type="A", records=[ZoneRecord(value="10.0.0.1")]),
-        lambda: zone.get_rrset_all(),
+        zone.get_rrset_all,
         lambda: zone.change_ttl(600),
-        lambda: zone.export_zonefile(),
+        zone.export_zonefile,
         lambda: zone.import_zonefile("@ IN SOA"),
     ]
     for call in refused:
