@@ -202,13 +202,16 @@ def test_a_zone_s_name_is_there_once(client: Client, zone: Any) -> None:
     with pytest.raises(APIException) as caught:
         client.zones.create(name="example.org", mode="primary")
     assert caught.value.code == "uniqueness_error"
-    assert client.zones.create(name="example.co.uk", mode="primary").zone.delete().action.command == "delete_zone"
+    made = client.zones.create(name="example.co.uk", mode="primary")
+    made.action.wait_until_finished()
+    assert made.zone.delete().action.command == "delete_zone"
 
 
-def test_secondary_zones_have_name_servers_and_no_records(client: Client) -> None:
+def test_secondary_zones_have_name_servers_and_no_records(api: LocalApi, client: Client) -> None:
     servers = [{"address": "192.0.2.1", "port": 53}]
     body = {"name": "second.example", "mode": "secondary", "primary_nameservers": servers}
     made = client.request("POST", "/zones", json=body)["zone"]
+    api.settle()
     zone = client.zones.get(made["id"])
     refused = [
         lambda: zone.create_rrset(name="a", type="A", records=[ZoneRecord(value="10.0.0.1")]),
@@ -226,6 +229,7 @@ def test_secondary_zones_have_name_servers_and_no_records(client: Client) -> Non
     path = f"/zones/{made['id']}/actions/change_primary_nameservers"
     client.request("POST", path, json={"primary_nameservers": [keyed]})
     assert client.request("GET", "/zones/second.example")["zone"]["primary_nameservers"] == [keyed]
+    api.settle()
     for wrong in ({"address": "10.0.0.1"}, {"address": "ns1"}, {"address": "192.0.2.1", "port": 0}, {**keyed, "tsig_key": "?"}):
         with pytest.raises(APIException) as caught:
             client.request("POST", path, json={"primary_nameservers": [wrong]})
@@ -328,8 +332,9 @@ def test_zone_files_that_are_refused_change_nothing(zone: Any, text: str, told: 
     assert len(zone.get_rrset_all()) == 2
 
 
-def test_a_zone_can_begin_with_a_zone_file(client: Client) -> None:
+def test_a_zone_can_begin_with_a_zone_file(api: LocalApi, client: Client) -> None:
     made = client.zones.create(name="example.org", mode="primary", zonefile=OWN).zone
+    api.settle()
     assert made.ttl == 1200 and {item.id for item in made.get_rrset_all()} == {"@/SOA", "@/NS", "@/A"}
     made.delete()
     body = {"name": "example.org", "mode": "primary", "zonefile": OWN}
