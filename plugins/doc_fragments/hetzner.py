@@ -145,6 +145,88 @@ options:
               - Not declared means left as it is; so are the addresses that the mapping does not name.
               - The addresses that servers get by themselves have no reverse names here. Declare a primary IP for that.
             type: raw
+      zones:
+        description:
+          - DNS zones. Clients see them when the registrar of the domain delegates it to the name servers that M(cutover.hetzner.hetzner_stack_info)
+            returns with the zone. The SOA and NS records of a zone itself belong to the service and are never touched.
+          - A zone of that name which does not carry the stack's label is refused, never taken over.
+        type: list
+        elements: dict
+        suboptions:
+          name:
+            description:
+              - The domain directly below a public suffix, such as V(example.org) or V(example.co.uk); the service takes no subdomains.
+              - Letters beyond ASCII are turned into punycode. The few that two standards read differently, such as C(ß), are refused.
+            type: str
+            required: true
+          mode:
+            description: In V(secondary) the records come from other name servers. Another mode later needs C(allow_replace) of C(hetzner_stack).
+            type: str
+            choices: [primary, secondary]
+            default: primary
+          ttl:
+            description:
+              - Seconds that resolvers keep records which say nothing else, 60 to 2147483647.
+              - Not declared means left as it is; V(3600) in a new zone.
+            type: int
+          primary_nameservers:
+            description: Where a secondary zone is fetched from, by AXFR. Required for V(secondary), and only there.
+            type: list
+            elements: dict
+            suboptions:
+              address: {description: A public address., type: str, required: true}
+              port: {description: Its port., type: int, default: 53}
+              tsig_key:
+                description:
+                  - Key for the transfer, in base64. Only its hash is compared and shown.
+                  - Set C(no_log) on the task, so that the arguments are not logged either.
+                type: str
+              tsig_algorithm: {description: Goes with the key., type: str, choices: [hmac-md5, hmac-sha1, hmac-sha256]}
+          labels: {description: Labels of this resource., type: dict}
+          protection: {description: Protected against deletion. Not declared means left as it is., type: bool}
+          exclusive:
+            description:
+              - Delete every record set of the zone that is not declared, whoever made it, also without C(prune) of C(hetzner_stack).
+              - Otherwise sets of another hand stay, such as those of a certificate client, and those that were declared before stay without C(prune).
+              - Where a set that was declared before has no room beside a CNAME that is declared now, or the other way around, it goes in any case.
+            type: bool
+            default: false
+          records:
+            description:
+              - Record sets. There is one for each name and type, and it has all values of both. For V(primary) only.
+              - One that another hand made in this zone is taken over, and the plan says so.
+            type: list
+            elements: dict
+            suboptions:
+              name:
+                description: Relative to the zone, such as V(www) or V(_sip._tcp); V(@) for the zone itself, V(*) for names that have no records.
+                type: str
+                required: true
+              type:
+                description: Type of the records. A CNAME is alone at its name, and not at V(@).
+                type: str
+                choices: [A, AAAA, CAA, CNAME, DS, HINFO, HTTPS, MX, NS, PTR, RP, SRV, SVCB, TLSA, TXT]
+                required: true
+              ttl: {description: "As O(topology.zones[].ttl), for this set. Not declared means that of the zone.", type: int}
+              values:
+                description:
+                  - 1 to 50 values, in the form of zone files such as V(10 mail.example.net.), or a mapping. Their order has no meaning.
+                  - A TXT value is the text alone. It is quoted, and split where it is longer than 255 characters, when it is sent.
+                  - A name in a value ends with a dot, or is a single word for a name in this zone, or V(@) for the zone itself.
+                    V(mail.example.net) without the dot could be meant either way and is refused.
+                  - 'A mapping has either C(value), or for A and AAAA the name of what is declared in C(server), C(primary_ip), C(floating_ip) or
+                    C(load_balancer): the value is its address then, also when that changes. C(address) is V(ipv4) or V(ipv6), which follow from the
+                    type of the record, or V(private), with the C(network) where there are several. Of an IPv6 network it is the first address.'
+                  - In a mapping C(comment) is kept with the value. Not declared means left as it is.
+                type: list
+                elements: raw
+                required: true
+              labels: {description: Labels of this set., type: dict}
+              protection:
+                description:
+                  - Protected against changes and deletion. Not declared means left as it is.
+                  - To change what is protected needs C(allow_destroy_protected) of C(hetzner_stack); it is protected again afterwards.
+                type: bool
       volumes:
         description: Volumes. They can grow, not shrink.
         type: list

@@ -36,7 +36,7 @@ options:
     type: bool
     default: false
   allow_destroy_protected:
-    description: Permit to lift the deletion protection of what is to be deleted.
+    description: Permit to lift the protection of what is to be deleted, and of record sets that are to be changed.
     type: bool
     default: false
   budget:
@@ -172,6 +172,24 @@ EXAMPLES = r"""
           dns_ptr:
             "::1": mail.example.org
 
+- name: Make a server, its zone and records that follow its addresses
+  cutover.hetzner.hetzner_stack:
+    name: site
+    topology:
+      location: nbg1
+      servers:
+        - {name: web, type: cx23, image: debian-12}
+      zones:
+        - name: example.org
+          ttl: 300
+          records:
+            - {name: "@", type: A, values: [{server: web}]}
+            - {name: "@", type: AAAA, values: [{server: web}]}
+            - {name: www, type: CNAME, values: ["@"]}
+            - {name: "@", type: MX, values: [10 mail.example.net.]}
+            - {name: "@", type: TXT, values: [v=spf1 mx -all]}
+            - {name: "@", type: CAA, values: [0 issue letsencrypt.org]}
+
 - name: Take the servers into the inventory
   ansible.builtin.add_host:
     name: "{{ item.name }}"
@@ -200,7 +218,7 @@ plan:
     resource: {description: Kind and name., type: str, sample: server.app}
     kind: {description: Kind., type: str}
     name: {description: Name., type: str}
-    id: {description: "The API's number, if it exists.", type: int}
+    id: {description: "The API's number, if it exists. For a record set that of its zone.", type: int}
     reason: {description: Why., type: str}
     power_off: {description: Whether it is shut down for this., type: bool}
     fields:

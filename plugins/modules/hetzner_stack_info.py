@@ -47,6 +47,7 @@ resources:
   description:
     - "Every resource of the stack: C(resource), C(kind), C(name), C(id), C(created), C(protected), C(fields), C(labels)."
     - C(ip) is the address of a primary or floating IP.
+    - A zone has C(nameservers), those to which the registrar of the domain has to delegate it. Record sets are told where they are of the stack.
   returned: success
   type: list
   elements: dict

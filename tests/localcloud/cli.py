@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ipaddress
 import json
 import os
 import subprocess
@@ -71,7 +72,7 @@ def show_status(found: Instance, as_json: bool) -> int:
         print(json.dumps(state, indent=2))
         return 0
     print(f"instance {found.name}: backend {found.backend}, API {found.endpoint} {state['api']}, public range {found.public_range}")
-    print(f"namespaces {state['namespaces']}, files for machines: {state['mirror'] or 'none'}")
+    print(f"name server {state['dns']}, namespaces {state['namespaces']}, files for machines: {state['mirror'] or 'none'}")
     for machine in state["machines"]:
         private = " ".join(f"{name}={address}" for name, address in machine["private"].items())
         print(
@@ -92,6 +93,8 @@ def serve(options: argparse.Namespace) -> int:
     import uvicorn
 
     from localcloud.api import create_app
+    from localcloud.api.store import Store
+    from localcloud.dns import server as name_server
 
     found = known(options.name)
     app = create_app(
@@ -101,7 +104,10 @@ def serve(options: argparse.Namespace) -> int:
         public_range=found.public_range,
         speed=options.speed,
     )
-    uvicorn.run(app, host="127.0.0.1", port=found.port, log_level="warning", access_log=False)
+    store, public_range = Store(found.directory / "cloud.sqlite"), ipaddress.IPv4Network(found.public_range)
+    addresses = [found.name_server] + ([(found.gateway, instances.DNS_PORT)] if found.backend == "nspawn" else [])
+    with name_server.serving(lambda: name_server.zones(store, public_range), addresses):
+        uvicorn.run(app, host="127.0.0.1", port=found.port, log_level="warning", access_log=False)
     return 0
 
 

@@ -18,6 +18,9 @@ STATE_ROOT = Path(os.environ.get("CUTOVER_LOCALCLOUD_STATE", "/var/lib/cutover-l
 CACHE_ROOT = Path(os.environ.get("CUTOVER_LOCALCLOUD_CACHE", "/var/cache/cutover-localcloud"))
 WHOLE_RANGE = "10.93.0.0/16"
 MIRROR_PORT = 8099
+# The name server's port for machines, on the gateway; port 53 there is the way to the host's own resolver.
+DNS_PORT = 8053
+DNS_PORT_OFFSET = 1000
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
@@ -49,6 +52,11 @@ class Instance:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def name_server(self) -> tuple[str, int]:
+        """Where its zones and reverse names are answered for this host, by UDP and TCP."""
+        return "127.0.0.1", self.port + (DNS_PORT_OFFSET if self.port + DNS_PORT_OFFSET < 65536 else -DNS_PORT_OFFSET)
 
     @property
     def link(self) -> str:

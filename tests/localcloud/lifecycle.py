@@ -136,6 +136,7 @@ def api_up(instance: Instance, speed: float) -> None:
     if instance.backend == "nspawn":
         NspawnBackend(instance).space.kill("api")
     refuse_taken("127.0.0.1", instance.port)
+    refuse_taken(*instance.name_server)
     process = launch(instance, "api", ["serve", "--name", instance.name, "--speed", str(speed)])
     wait_listening(process, "127.0.0.1", instance.port, instance.directory / "api.log")
 
@@ -203,7 +204,8 @@ def status(instance: Instance) -> dict[str, Any]:
     api = load_process(instance.directory / "api.json")
     state: dict[str, Any] = {
         "name": instance.name, "backend": instance.backend, "endpoint": instance.endpoint, "public_range": instance.public_range,
-        "api": f"running (pid {api.pid})" if api else "not running: run `up` again", "namespaces": "not used", "mirror": None, "machines": [],
+        "api": f"running (pid {api.pid})" if api else "not running: run `up` again", "dns": "{}:{}".format(*instance.name_server),
+        "namespaces": "not used", "mirror": None, "machines": [],
     }  # fmt: skip
     if instance.backend != "nspawn":
         return state

@@ -15,7 +15,7 @@ from typing import Any
 from .schema import Problems
 
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
-_PRIVATE = tuple(ipaddress.IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
+PRIVATE = tuple(ipaddress.IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
 RULE_FIELDS = ("direction", "protocol", "port", "source_ips", "destination_ips", "description")
 
 
@@ -36,6 +36,14 @@ def canonical_ip(text: str | None) -> str | None:
         return str(ipaddress.ip_address(text))
     except ValueError:
         return text
+
+
+def first_address(network: str | None) -> str | None:
+    """A server owns a /64 and answers on its first address."""
+    if not network:
+        return None
+    whole = ipaddress.ip_network(network, strict=False)
+    return str(whole[1] if whole.num_addresses > 1 else whole[0])
 
 
 def canonical_cidr(text: str) -> str:
@@ -119,7 +127,7 @@ def rule_body(item: Mapping[str, Any]) -> dict[str, Any]:
 def check_network(item: Mapping[str, Any], path: str, problems: Problems) -> Plan:
     """Range private, subnets inside it and apart from one another, routes sensible."""
     whole = _network(item["ip_range"], f"{path}.ip_range", problems)
-    if whole is not None and not any(whole.subnet_of(private) for private in _PRIVATE):
+    if whole is not None and not any(whole.subnet_of(private) for private in PRIVATE):
         problems.add(f"{path}.ip_range", f"{whole} is not private: it must lie in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16")
     subnets: list[ipaddress.IPv4Network] = []
     for index, subnet in enumerate(item["subnets"]):

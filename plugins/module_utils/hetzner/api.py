@@ -93,12 +93,12 @@ class Api:
     def get(self, path: str, **params: Any) -> Json:
         return self.call("GET", path, params=params)
 
-    def pages(self, path: str, key: str, **params: Any) -> list[Json]:
+    def pages(self, path: str, key: str, per_page: int = PER_PAGE, **params: Any) -> list[Json]:
         """All pages of a list; ``key`` is where the answer holds it."""
         items: list[Json] = []
         page: int | None = 1
         while page is not None:
-            answer = self.get(path, **params, page=page, per_page=PER_PAGE)
+            answer = self.get(path, **params, page=page, per_page=per_page)
             items += answer[key]
             page = ((answer.get("meta") or {}).get("pagination") or {}).get("next_page")
         return items

@@ -17,6 +17,8 @@ from .model import Change, Snapshot
 # Steps mostly wait for actions; what is really at work at once is bounded by the number of clients.
 MOST_STEPS_AT_ONCE = 64
 WATCH_SECONDS = 1.0
+# Kinds that let go of a server, or anything else they use, before that is deleted, if they can.
+_LET_GO = ("floating_ip", "rrset")
 
 
 @dataclass
@@ -37,11 +39,12 @@ def dependencies(changes: Iterable[Change], found: Snapshot) -> dict[str, set[st
             graph[key] |= {ref for ref in change.want.refs if ref in by_key and by_key[ref].action != "delete"}
         if change.action == "delete":
             users = (one for one in by_key.values() if one.have is not None and key in one.have.refs and one.key != key)
-            graph[key] |= {user.key for user in users if user.kind != "floating_ip"}
+            graph[key] |= {user.key for user in users if user.kind not in _LET_GO}
     # A volume or address that moves leaves its old server first; two servers that exchange theirs cannot both come first.
     holders = {
         ref: item.key
         for item in found.resources.values()
+        if item.kind != "rrset"
         for ref in item.refs
         if not ref.startswith(("network.", "firewall.", "placement", "server."))
     }
@@ -51,14 +54,22 @@ def dependencies(changes: Iterable[Change], found: Snapshot) -> dict[str, set[st
             if holder in by_key and holder != key and not _reaches(graph, holder, key):
                 graph[key].add(holder)
     for key, change in sorted(by_key.items()):
-        if change.kind == "floating_ip":
+        if change.kind in _LET_GO:
             _order_by_old_server(graph, by_key, key, change)
+        if change.kind == "rrset" and change.action == "create":
+            graph[key] |= {other for other in by_key if _same_name(other, key) and by_key[other].action == "delete"}
     return graph
+
+
+def _same_name(one: str, other: str) -> bool:
+    """Whether both are record sets of one name: a CNAME cannot come before what it takes the place of has gone."""
+    return one != other and one.startswith("rrset.") and one.rpartition("/")[0] == other.rpartition("/")[0]
 
 
 def _order_by_old_server(graph: dict[str, set[str]], by_key: Mapping[str, Change], key: str, change: Change) -> None:
     """A floating IP leaves a server before that is deleted, so that it is never without one; and not while it is written to.
 
+    A record leaves the address of what is deleted in the same way, and the zone that is deleted.
     It is no must: the deletion releases it, and when its new server waits for that deletion, it has to come after it.
     """
     for server in change.have.refs if change.have else ():

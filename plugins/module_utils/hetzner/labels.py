@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from .errors import HetznerError
+from .schema import Problems
 
 STACK = "cutover.stack"
 KEY = "cutover.key"
@@ -59,8 +61,23 @@ def problem_of_group(name: str) -> str | None:
 
 
 def identity(stack: str, kind: str, name: str) -> dict[str, str]:
-    """The two labels that make a resource ours."""
-    return {STACK: stack, KEY: f"{kind}.{name}"}
+    """The labels that make a resource ours. Record sets and zones of very long names fit into no second one: their names never change."""
+    key = f"{kind}.{name}"
+    return {STACK: stack} | ({KEY: key} if _VALUE.fullmatch(key) else {})
+
+
+def declared(
+    stack: str, kind: str, name: str, path: str, data: Mapping[str, Any], item: Mapping[str, Any], problems: Problems
+) -> dict[str, str]:
+    """All labels of a declared resource: the topology's, its own and those that make it ours."""
+    own = {**data["labels"], **item["labels"]}
+    for key, value in own.items():
+        problem = problem_of_label(key, value)
+        if key.startswith(PREFIX):
+            problem = f"{key!r}: labels that begin with {PREFIX} belong to this collection"
+        if problem:
+            problems.add(f"{path}.labels", problem)
+    return {**own, **identity(stack, kind, name)}
 
 
 def selector(stack: str) -> str:

@@ -35,13 +35,15 @@ KINDS: dict[str, Kind] = {
         Kind("placement_group", "placement_groups", "placement_groups", protectable=False, actions=False),
         Kind("firewall", "firewalls", "firewalls", protectable=False, actions=True),
         Kind("network", "networks", "networks", protectable=True, actions=True),
+        Kind("zone", "zones", "zones", protectable=True, actions=True),
         Kind("primary_ip", "primary_ips", "primary_ips", protectable=True, actions=True),
         Kind("volume", "volumes", "volumes", protectable=True, actions=True),
         Kind("server", "servers", "servers", protectable=True, actions=True),
         Kind("floating_ip", "floating_ips", "floating_ips", protectable=True, actions=True),
     )
 }
-RANK: dict[str, int] = {name: rank for rank, name in enumerate(KINDS)}
+# Record sets come last: they have no list of their own, but one in each zone.
+RANK: dict[str, int] = {name: rank for rank, name in enumerate((*KINDS, "rrset"))}
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class Resource:
 
     path: where it is declared ("servers[0]"), for messages
     extra: what is no field of the API's object: user_data, ssh_keys, automount, pinned, a home_location that was really declared; of a server
-        without a type requirements (Requirements) and, once the catalogue is known, choice (Choice)
+        without a type requirements (Requirements) and, once the catalogue is known, choice (Choice); of a zone exclusive and its
+        primary_nameservers as they are sent; of a record set plain (comment or None by value) and references (the same by Reference), and
+        once ``records.resolved`` known and open in place of both
     """
 
     kind: str
@@ -108,7 +112,10 @@ class Topology:
 
 @dataclass(frozen=True)
 class Observed:
-    """One resource of this stack as the API showed it; ``refs`` are the keys of our resources that it uses."""
+    """One resource of this stack as the API showed it; ``refs`` are the keys of our resources that it uses.
+
+    id: of a record set that of its zone, as it has none of its own
+    """
 
     kind: str
     name: str
@@ -126,11 +133,13 @@ class Snapshot:
     """What was there at one moment: ours by key, and the SSH keys of others that carry a declared public key.
 
     duplicates: pairs of ids that carry the same key label (never touched, reported)
+    strangers: record sets of another hand in the stack's zones, by key
     """
 
     resources: Mapping[str, Observed]
     shared_ssh_keys: Mapping[str, Json] = field(default_factory=dict)
     duplicates: tuple[str, ...] = ()
+    strangers: Mapping[str, Observed] = field(default_factory=dict)
 
     def of(self, kind: str) -> Iterator[Observed]:
         return (item for item in self.resources.values() if item.kind == kind)

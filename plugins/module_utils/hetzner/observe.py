@@ -4,19 +4,26 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import addresses, labels, reverse
+from . import addresses, labels, records, references, reverse, zones
 from .model import KINDS, Json, Observed, Snapshot
 
 # Until this day orders were billed at older prices, which the API does not show.
 REPRICED = "2026-06-15"
 
 
-def snapshot(lists: Mapping[str, Iterable[Json]], stack: str, all_ssh_keys: Iterable[Json] = ()) -> Snapshot:
-    """lists: objects by kind, as answered to the stack's label selector. all_ssh_keys: every key of the project."""
+def snapshot(
+    lists: Mapping[str, Iterable[Json]],
+    stack: str,
+    all_ssh_keys: Iterable[Json] = (),
+    rrsets: Mapping[int, Iterable[Json]] | None = None,
+) -> Snapshot:
+    """lists: objects by kind, as answered to the stack's label selector. all_ssh_keys: every key of the project.
+
+    rrsets: all record sets of the stack's zones, by the zone's id
+    """
     keys: dict[tuple[str, int], str] = {}
     for kind, items in lists.items():
         for item in items:
@@ -35,7 +42,18 @@ def snapshot(lists: Mapping[str, Iterable[Json]], stack: str, all_ssh_keys: Iter
         for item in all_ssh_keys
         if (key := addresses.ssh_public_key(item["public_key"])) and item.get("labels", {}).get(labels.STACK) != stack
     }
-    return Snapshot(found, shared, tuple(duplicates))
+    sets = _record_sets(found, rrsets or {})
+    ours = {item.key: item for item in sets if records.is_ours(item, stack)}
+    return Snapshot(found | ours, shared, tuple(duplicates), {item.key: item for item in sets if item.key not in ours})
+
+
+def _record_sets(found: Mapping[str, Observed], rrsets: Mapping[int, Iterable[Json]]) -> list[Observed]:
+    owners: dict[str, list[str]] = {}
+    for key, item in found.items():
+        for address in references.addresses(item.raw) if item.kind in references.TARGETS else ():
+            owners.setdefault(address, []).append(key)
+    here = [item for item in found.values() if item.kind == "zone"]
+    return [one for zone in here for one in records.observed(zone, rrsets.get(zone.id, ()), owners)]
 
 
 def _key(kind: str, item: Json) -> str:
@@ -167,6 +185,7 @@ _READERS = {
     "placement_group": _placement_group,
     "firewall": _firewall,
     "network": _network,
+    "zone": zones.observed,
     "primary_ip": _primary_ip,
     "volume": _volume,
     "server": _server,
@@ -183,7 +202,7 @@ def hosts(found: Snapshot) -> list[Json]:
 def _host(server: Observed, floating: Iterable[Observed]) -> Json:
     public = server.raw.get("public_net") or {}
     ipv4 = (public.get("ipv4") or {}).get("ip")
-    ipv6 = first_address((public.get("ipv6") or {}).get("ip"))
+    ipv6 = addresses.first_address((public.get("ipv6") or {}).get("ip"))
     private = {name: ip for name, ip in server.spec["networks"].items() if ip}
     return {
         "name": server.name,
@@ -194,19 +213,11 @@ def _host(server: Observed, floating: Iterable[Observed]) -> Json:
         "public_ipv4": ipv4,
         "public_ipv6": ipv6,
         "private_ips": private,
-        "floating_ips": {one.name: first_address(one.raw.get("ip")) for one in floating if one.raw.get("server") == server.id},
+        "floating_ips": {one.name: addresses.first_address(one.raw.get("ip")) for one in floating if one.raw.get("server") == server.id},
         "server_id": server.id,
         "status": server.raw.get("status"),
         "labels": dict(server.labels),
     }
-
-
-def first_address(network: str | None) -> str | None:
-    """A server owns a /64 and answers on its first address."""
-    if not network:
-        return None
-    whole = ipaddress.ip_network(network, strict=False)
-    return str(whole[1] if whole.num_addresses > 1 else whole[0])
 
 
 def resources(found: Snapshot) -> list[Json]:
@@ -222,6 +233,7 @@ def resources(found: Snapshot) -> list[Json]:
             "protected": item.protected,
             "fields": dict(item.spec),
             "labels": dict(item.labels),
+            **({"nameservers": item.raw["authoritative_nameservers"]["assigned"]} if item.kind == "zone" else {}),
         }
         for item in found.resources.values()
     ]

@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from . import labels, reverse
+from . import labels, records, reverse
 from .model import RANK, Change, FieldChange, Observed, Resource, Snapshot, Topology
 from .schema import Problems
 
@@ -20,6 +20,7 @@ _HOW: dict[str, dict[str, str]] = {
     "placement_group": {"type": "replace"},
     "primary_ip": {"type": "replace", "location": "replace"},
     "floating_ip": {"type": "replace", "home_location": "replace"},
+    "zone": {"mode": "replace"},
     "volume": {"format": "replace", "location": "replace"},
     "server": {
         "type": "power_off",
@@ -42,20 +43,22 @@ _NOTES = {
     ("primary_ip", "location"): "the address is lost",
     ("floating_ip", "type"): "the address is lost",
     ("floating_ip", "home_location"): "the address is lost",
+    ("zone", "mode"): "all its records are lost, and until those that are declared are made again it answers nothing",
     ("network", "subnets"): "a subnet goes only when no server is in it",
 }
 
 
 def plan(topology: Topology, found: Snapshot, prune: bool = False) -> list[Change]:
     """All changes in the order of creation, deletions last and in reverse. With ``prune`` also what is no longer declared."""
-    changes: list[Change] = []
+    by_key: dict[str, Change] = {}
     lost: set[str] = set()
     for want in topology.resources.values():
-        change = _change(want, found, lost)
+        change = _change(records.resolved(want, topology, found, by_key) if want.kind == "rrset" else want, found, lost)
         if change is not None:
-            changes.append(change)
+            by_key[change.key] = change
         if change is not None and change.action == "replace":
             lost.add(change.key)
+    changes = [*by_key.values(), *records.surplus(topology, found, lost)]
     if prune:
         changes += removals(orphans(topology, found), "no longer declared")
     return changes
@@ -63,18 +66,26 @@ def plan(topology: Topology, found: Snapshot, prune: bool = False) -> list[Chang
 
 def orphans(topology: Topology, found: Snapshot) -> list[Observed]:
     """What carries the stack's label and is not declared. A declared key found elsewhere in the project is not ours to hold twice."""
-    return [item for key, item in found.resources.items() if key not in topology.resources]
+    gone = {change.key for change in records.surplus(topology, found)}
+    items = [item for key, item in found.resources.items() if key not in topology.resources and key not in gone]
+    # What is in a zone that is not declared either goes, or stays, with it.
+    return [item for item in items if item.kind != "rrset" or records.zone_of(item.name) in topology.resources]
 
 
 def removals(items: Iterable[Observed], reason: str) -> list[Change]:
-    """Deletions in the reverse order of creation."""
-    ordered = sorted(items, key=lambda item: (-RANK[item.kind], item.name))
-    return [Change("delete", item.kind, item.name, item.key, reason, have=item) for item in ordered]
+    """Deletions in the reverse order of creation. A zone takes its records with it; those that are protected are told."""
+    given = list(items)
+    keys = {item.key for item in given}
+    left = [item for item in given if item.kind != "rrset" or item.protected or records.zone_of(item.name) not in keys]
+    ordered = sorted(left, key=lambda item: (-RANK[item.kind], item.name))
+    return [Change("delete", item.kind, item.name, item.key, reason + records.told_with(item), have=item) for item in ordered]
 
 
 def _change(want: Resource, found: Snapshot, lost: Collection[str]) -> Change | None:
     """lost: keys of what comes before it in the order of creation and will be replaced."""
-    have = found.resources.get(want.key)
+    have = found.resources.get(want.key) or found.strangers.get(want.key)
+    if want.kind == "rrset" and records.zone_of(want.name) in lost:
+        have = None
     if have is None:
         if want.kind == "ssh_key" and want.spec["public_key"] in found.shared_ssh_keys:
             return None  # A project holds each public key once: another's is used as it is, and stays another's.
@@ -89,6 +100,8 @@ def _change(want: Resource, found: Snapshot, lost: Collection[str]) -> Change | 
         return Change("replace", want.kind, want.name, want.key, f"{', '.join(fixed)} cannot change in place", fields, want, have)
     off = [item.field for item in fields if item.how == "power_off"]
     reason = f"{', '.join(off)} can change only while it is powered off" if off else "differs from its declaration"
+    if want.key in found.strangers:
+        reason = "declared, and there already, made by another hand"
     return Change("update", want.kind, want.name, want.key, reason, fields, want, have)
 
 
@@ -108,6 +121,10 @@ def differences(want: Resource, have: Observed) -> list[FieldChange]:
             after = {name: ip or attached.get(name) for name, ip in after.items()}
         if field in ("format", "protection", "description", "dns_ptr") and after is None:
             continue  # not declared: left as it is
+        if want.kind == "zone" and field == "ttl" and after is None:
+            continue
+        if field == "comments":
+            before = {value: (before or {}).get(value, "") for value in after}
         if field == "home_location" and not want.extra.get("home_location"):
             continue  # where it was made follows from its server at that time; it need not follow it elsewhere
         if field == "dns_ptr":
@@ -184,8 +201,20 @@ def check_switches(changes: Iterable[Change], *, allow_replace: bool, allow_powe
                 )
             elif item.how == "power_off" and not allow_power_off and (change.have and change.have.raw.get("status") != "off"):
                 problems.add(where, f"{told} needs {change.key} powered off{why}; allow_power_off: true permits it")
-        if change.action in ("delete", "replace") and change.have and change.have.protected and not allow_destroy_protected:
+        if change.have is None or not change.have.protected or allow_destroy_protected:
+            continue
+        if change.action in ("delete", "replace"):
             problems.add(change.key, "is protected against deletion; allow_destroy_protected: true lifts the protection and deletes it")
+        elif (
+            change.kind == "rrset"
+            and change.field_names() != {"protection"}
+            and (change.want and change.want.spec["protection"] is not False)
+        ):
+            problems.add(
+                path,
+                f"{change.key} is protected against changes; allow_destroy_protected: true lifts the protection for this one, "
+                "protection: false for good",
+            )
     problems.raise_if_any(
         "The plan holds steps that are not permitted", "Correct the topology or set the switch named; nothing was changed."
     )

@@ -24,6 +24,9 @@ _QUIET: dict[str, Any] = {
     "server": None,
     "description": None,
     "dns_ptr": None,
+    "ttl": None,
+    "comments": {},
+    "primary_nameservers": [],
 }
 
 
@@ -67,7 +70,15 @@ def _summary(change: Change) -> str:
         return f"  {spec['type']} in {spec['location']}"
     if change.kind == "floating_ip":
         return f"  {spec['type']} in {spec['home_location']}{', on ' + spec['server'] if spec['server'] else ''}"
+    if change.kind == "zone":
+        return f"  {spec['mode']}{', exclusive' if change.want.extra['exclusive'] else ''}"
+    if change.kind == "rrset":
+        return f"  {_cut(', '.join(spec['values']))}{' for ' + str(spec['ttl']) + ' s' if spec['ttl'] else ''}"
     return ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _field_lines(field: str, before: Any, after: Any) -> list[str]:

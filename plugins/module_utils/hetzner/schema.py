@@ -20,7 +20,8 @@ from .errors import HetznerError
 class Field:
     """One key.
 
-    type: str, int, number (a Decimal), bool, text (str or int), list (of ``item``), map (str to str), names (str, or a map), object (of ``keys``)
+    type: str, int, number (a Decimal), bool, text (str or int), list (of ``item``), map (str to str), names (str, or a map), object (of ``keys``),
+        either (text, or an object)
     """
 
     type: str
@@ -199,7 +200,7 @@ def check_object(value: Any, keys: Mapping[str, Field], path: str, problems: Pro
 
 
 def _check(value: Any, field: Field, path: str, problems: Problems) -> Any:
-    if field.type == "object":
+    if field.type == "object" or (field.type == "either" and isinstance(value, Mapping)):
         return check_object(value, field.keys or {}, path, problems)
     if field.type == "list":
         if not isinstance(value, (list, tuple)):
@@ -217,7 +218,7 @@ def _check(value: Any, field: Field, path: str, problems: Problems) -> Any:
         return _check_int(value, path, problems)
     if field.type == "number":
         return _check_number(value, path, problems)
-    if isinstance(value, bool) or not isinstance(value, (str, int) if field.type == "text" else str):
+    if isinstance(value, bool) or not isinstance(value, (str, int) if field.type in ("text", "either") else str):
         problems.add(path, f"text is expected, found {type(value).__name__} {value!r}")
         return ""
     text = str(value)

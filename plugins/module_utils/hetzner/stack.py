@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
-from . import catalogue, cost, graph, ips, labels, observe, plan, progress, render, requirements, reverse, servers, writes
+from . import catalogue, cost, dns, graph, ips, labels, observe, plan, progress, records, render, requirements, reverse, servers, writes
 from .actions import ActionFailedError
 from .api import Api, UncertainError
 from .errors import HetznerError
@@ -22,7 +22,10 @@ from .topology import parse
 
 # Reading, planning and writing again after a partial success; each pass only does what is still missing.
 MOST_PASSES = 3
-_APPLY = {"server": servers.apply, "primary_ip": ips.apply, "floating_ip": ips.apply}
+# The one list whose pages may be longer than others.
+RRSETS_PER_PAGE = 100
+K = TypeVar("K", str, int)
+_APPLY = {"server": servers.apply, "primary_ip": ips.apply, "floating_ip": ips.apply, "zone": dns.apply, "rrset": dns.apply}
 DEFAULT_ENDPOINT = "https://api.hetzner.cloud/v1"
 
 
@@ -96,7 +99,8 @@ class Stack:
         self._check_switches(changes)
         if self.result.cost is not None:
             self.result.warnings += cost.check_budget(self.result.cost, options.budget)
-        made = sorted({change.kind for change in changes if change.action == "create"})
+        records.check(topology, found, changes)
+        made = sorted({change.kind for change in changes if change.action == "create"} & KINDS.keys())
         if made:
             project = self._together({kind: functools.partial(self.api.pages, KINDS[kind].url, KINDS[kind].path) for kind in made})
             plan.check_foreign(observe.foreign(project, self.name, [change.key for change in changes if change.action == "create"]))
@@ -215,7 +219,7 @@ class Stack:
     def _observe(self, topology: Topology) -> Snapshot:
         # A public key exists once in a project, under whoever's name: where keys are declared, all have to be seen.
         every = any(True for _unused in topology.of("ssh_key"))
-        selected = {"label_selector": labels.selector(self.name)}
+        selected: dict[str, Any] = {"label_selector": labels.selector(self.name)}
         lists = self._together(
             {
                 kind.name: functools.partial(self.api.pages, kind.url, kind.path, **({} if every and kind.name == "ssh_key" else selected))
@@ -224,10 +228,17 @@ class Stack:
         )
         keys = lists["ssh_key"]
         lists["ssh_key"] = [item for item in keys if (item.get("labels") or {}).get(labels.STACK) == self.name]
-        return observe.snapshot(lists, self.name, keys)
+        rrsets = self._together(
+            {
+                zone["id"]: functools.partial(self.api.pages, f"/zones/{zone['id']}/rrsets", "rrsets", per_page=RRSETS_PER_PAGE)
+                for zone in lists["zone"]
+                if zone["mode"] == "primary"
+            }
+        )
+        return observe.snapshot(lists, self.name, keys, rrsets)
 
     @staticmethod
-    def _together(reads: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    def _together(reads: dict[K, Callable[[], Any]]) -> dict[K, Any]:
         with ThreadPoolExecutor(max_workers=max(1, len(reads))) as pool:
             futures = {name: pool.submit(read) for name, read in reads.items()}
             return {name: future.result() for name, future in futures.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import addresses, labels, reverse
+from . import addresses, labels, reverse, zones
 from .errors import HetznerError
 from .model import KINDS, Requirements, Resource, Topology
 from .schema import TOPOLOGY, Problems, check_object, suggest
@@ -25,8 +25,9 @@ def parse(stack: str, declared: Any) -> Topology:
     """Validate a topology and turn it into resources in the order of creation."""
     labels.check_stack_name(stack)
     problems = Problems()
-    data = check_object(declared, TOPOLOGY, "", problems)
+    data = check_object(declared, TOPOLOGY | zones.SECTION, "", problems)
     problems.raise_if_any("The topology of the stack does not have the expected shape", "Correct these keys; nothing was changed.")
+    zones.normalise(data, problems)
     names = _names(data, problems)
     resources = [resource for build in _BUILDERS for resource in build(stack, data, names, problems)]
     _check_addresses(data, problems)
@@ -55,7 +56,7 @@ def _names(data: Mapping[str, Any], problems: Problems) -> dict[str, set[str]]:
                 problems.add(f"{path}.count", f"{item['count']} is outside 1 to 100")
                 continue
             for name in server_names(item) if kind.name == "server" else [item["name"]]:
-                problem = labels.problem_of_name(kind.name, name)
+                problem = None if kind.name == "zone" else labels.problem_of_name(kind.name, name)
                 if problem:
                     problems.add(f"{path}.name", problem)
                 if name in seen:
@@ -63,19 +64,6 @@ def _names(data: Mapping[str, Any], problems: Problems) -> dict[str, set[str]]:
                 seen[name] = path
         names[kind.name] = set(seen)
     return names
-
-
-def _labels(
-    stack: str, kind: str, name: str, path: str, data: Mapping[str, Any], item: Mapping[str, Any], problems: Problems
-) -> dict[str, str]:
-    own = {**data["labels"], **item["labels"]}
-    for key, value in own.items():
-        problem = labels.problem_of_label(key, value)
-        if key.startswith(labels.PREFIX):
-            problem = f"{key!r}: labels that begin with {labels.PREFIX} belong to this collection"
-        if problem:
-            problems.add(f"{path}.labels", problem)
-    return {**own, **labels.identity(stack, kind, name)}
 
 
 def _known(name: str | None, kind: str, names: Mapping[str, set[str]], path: str, problems: Problems) -> bool:
@@ -92,7 +80,7 @@ def _simple(
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], dict[str, str]]]:
     for path, item in _each(data, KINDS[kind].section):
         spec = {field: item[field] for field in fields}
-        yield path, item, spec, _labels(stack, kind, item["name"], path, data, item, problems)
+        yield path, item, spec, labels.declared(stack, kind, item["name"], path, data, item, problems)
 
 
 def _ssh_keys(stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]], problems: Problems) -> Iterator[Resource]:
@@ -184,6 +172,22 @@ def _floating_ips(stack: str, data: Mapping[str, Any], names: Mapping[str, set[s
         yield Resource("floating_ip", item["name"], spec, own, refs, path, {"home_location": item["home_location"]})
 
 
+def _zones(stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]], problems: Problems) -> Iterator[Resource]:
+    for path, item, _spec, own in _simple("zone", stack, data, problems, ()):
+        yield zones.zone(item, own, path, problems)
+
+
+def _records(stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]], problems: Problems) -> Iterator[Resource]:
+    items = {f"{kind}.{item['name']}": item for kind in ("primary_ip", "floating_ip") for item in data[KINDS[kind].section]}
+    items |= {f"server.{name}": item for item in data["servers"] if (item["count"] or 1) <= 100 for name in server_names(item)}
+
+    def label(name: str, path: str, item: Mapping[str, Any]) -> dict[str, str]:
+        return labels.declared(stack, "rrset", name, path, data, item, problems)
+
+    for path, item in _each(data, "zones"):
+        yield from zones.records(item, path, names, items, label, problems)
+
+
 def _volumes(stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]], problems: Problems) -> Iterator[Resource]:
     smallest, largest = VOLUME_SIZES
     for path, item, spec, own in _simple("volume", stack, data, problems, ("size", "format", "protection")):
@@ -251,7 +255,7 @@ def _check_type(item: Mapping[str, Any], path: str, problems: Problems) -> None:
 
 
 def _server(stack: str, data: Mapping[str, Any], item: Mapping[str, Any], name: str, path: str, problems: Problems) -> Resource:
-    own = _labels(stack, "server", name, path, data, item, problems) | labels.pack_groups(item["groups"])
+    own = labels.declared(stack, "server", name, path, data, item, problems) | labels.pack_groups(item["groups"])
     if item["user_data"]:
         own[labels.USER_DATA] = labels.user_data_hash(item["user_data"])
     volumes = [one for one in data["volumes"] if one["server"] == name]
@@ -310,6 +314,6 @@ def _check_groups(data: Mapping[str, Any], problems: Problems) -> None:
             )
 
 
-_BUILDERS = (_ssh_keys, _placement_groups, _firewalls, _networks, _primary_ips, _volumes, _servers, _floating_ips)
+_BUILDERS = (_ssh_keys, _placement_groups, _firewalls, _networks, _zones, _primary_ips, _volumes, _servers, _floating_ips, _records)
 
 __all__ = ["HetznerError", "parse", "server_names"]

@@ -1,6 +1,6 @@
 # Copyright: cutover.hetzner contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Writing one resource: create with adoption, update in place, delete. Servers are in ``servers``, addresses in ``ips``."""
+"""Writing one resource: create with adoption, update in place, delete. Servers are in ``servers``, addresses in ``ips``, DNS in ``dns``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from . import addresses, labels
+from . import addresses, labels, zones
 from .actions import ActionFailedError
 from .api import Api, ApiError, UncertainError, actions_of
 from .catalogue import Catalogue
@@ -24,7 +24,10 @@ from .plan import wanted_labels
 
 @dataclass
 class Context:
-    """All that a step needs. ``ids`` grows as resources are made; ``refused`` are (type, location) without capacity in this run."""
+    """All that a step needs. ``ids`` grows as resources are made; ``refused`` are (type, location) without capacity in this run.
+
+    seen: what records refer to, by key, as it was read when it was made
+    """
 
     api: Api
     topology: Topology
@@ -40,6 +43,7 @@ class Context:
     extra_cost: Decimal = Decimal(0)
     lock: threading.Lock = field(default_factory=threading.Lock)
     server_locks: dict[int, threading.Lock] = field(default_factory=dict)
+    seen: dict[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ids.update({key: item.id for key, item in self.found.resources.items()})
@@ -155,7 +159,7 @@ def find(context: Context, want: Resource) -> Json | None:
                 return item
     for item in context.api.pages(kind.url, kind.path, name=want.name):
         own = item.get("labels") or {}
-        if own.get(labels.STACK) == context.topology.stack and own.get(labels.KEY) == want.key:
+        if own.get(labels.STACK) == context.topology.stack and own.get(labels.KEY, want.key) == want.key:
             return item
         raise HetznerError(
             f"{want.key}: id {item['id']} has this name and is not of this stack",
@@ -248,6 +252,7 @@ _BODIES: dict[str, Callable[[Resource], Json]] = {
     "placement_group": lambda want: {"type": want.spec["type"]},
     "firewall": lambda want: {"rules": [addresses.rule_body(rule) for rule in want.spec["rules"]]},
     "network": lambda want: {key: want.spec[key] for key in ("ip_range", "subnets", "routes")},
+    "zone": zones.body,
     "primary_ip": lambda want: {
         "type": want.spec["type"],
         "location": want.spec["location"],

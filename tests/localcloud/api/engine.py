@@ -97,25 +97,16 @@ def _unknown(job: Job) -> None:
 
 
 for _name in (
-    "add_rrset_records",
     "add_to_placement_group",
     "change_protection",
-    "change_rrset_protection",
-    "change_rrset_ttl",
-    "change_ttl",
-    "create_rrset",
     "create_zone",
-    "delete_rrset",
     "delete_zone",
     "disable_backup",
     "disable_rescue",
     "enable_backup",
     "enable_rescue",
     "remove_from_placement_group",
-    "remove_rrset_records",
     "set_firewall_rules",
-    "set_rrset_records",
-    "update_rrset_records",
 ):
     command(_name)(_nothing)
 

@@ -24,6 +24,7 @@ BASE: dict[str, Any] = {
     "placement_groups": [{"name": "apart"}],
     "primary_ips": [{"name": "front", "server": "app"}],
     "floating_ips": [{"name": "moving", "server": "db"}],
+    "zones": [{"name": "example.org"}],
     "volumes": [{"name": "data", "size": 10, "format": "ext4", "server": "app"}],
     "servers": [
         {

@@ -18,6 +18,8 @@ from . import (
     servers,
     ssh_keys,
     volumes,
+    zone_create,
+    zonefiles,
     zones,
 )
 
@@ -37,5 +39,7 @@ __all__ = [
     "servers",
     "ssh_keys",
     "volumes",
+    "zone_create",
+    "zonefiles",
     "zones",
 ]

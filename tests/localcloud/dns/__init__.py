@@ -1,0 +1,1 @@
+"""A name server that answers from the zones and reverse names of the local cloud."""
