@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from .model import Change, Snapshot
 
+# Kinds that let go of a server before that is deleted, if they can.
+_LET_GO = ("floating_ip", "load_balancer")
 # Steps mostly wait for actions; what is really at work at once is bounded by the number of clients.
 MOST_STEPS_AT_ONCE = 64
 WATCH_SECONDS = 1.0
@@ -37,13 +39,13 @@ def dependencies(changes: Iterable[Change], found: Snapshot) -> dict[str, set[st
             graph[key] |= {ref for ref in change.want.refs if ref in by_key and by_key[ref].action != "delete"}
         if change.action == "delete":
             users = (one for one in by_key.values() if one.have is not None and key in one.have.refs and one.key != key)
-            graph[key] |= {user.key for user in users if user.kind != "floating_ip"}
+            graph[key] |= {user.key for user in users if user.kind not in _LET_GO or change.kind != "server"}
     # A volume or address that moves leaves its old server first; two servers that exchange theirs cannot both come first.
     holders = {
         ref: item.key
         for item in found.resources.values()
         for ref in item.refs
-        if not ref.startswith(("network.", "firewall.", "placement", "server."))
+        if not ref.startswith(("network.", "firewall.", "placement", "server.", "certificate."))
     }
     for key, change in sorted(by_key.items()):
         for ref in change.want.refs if change.want else ():
@@ -51,7 +53,7 @@ def dependencies(changes: Iterable[Change], found: Snapshot) -> dict[str, set[st
             if holder in by_key and holder != key and not _reaches(graph, holder, key):
                 graph[key].add(holder)
     for key, change in sorted(by_key.items()):
-        if change.kind == "floating_ip":
+        if change.kind in _LET_GO:
             _order_by_old_server(graph, by_key, key, change)
     return graph
 
@@ -59,10 +61,11 @@ def dependencies(changes: Iterable[Change], found: Snapshot) -> dict[str, set[st
 def _order_by_old_server(graph: dict[str, set[str]], by_key: Mapping[str, Change], key: str, change: Change) -> None:
     """A floating IP leaves a server before that is deleted, so that it is never without one; and not while it is written to.
 
+    A load balancer takes it out of its targets first in the same way.
     It is no must: the deletion releases it, and when its new server waits for that deletion, it has to come after it.
     """
     for server in change.have.refs if change.have else ():
-        if server not in by_key:
+        if server not in by_key or by_key[server].kind != "server":
             continue
         first, then = (key, server) if by_key[server].action == "delete" else (server, key)
         if not _reaches(graph, first, then):

@@ -37,8 +37,10 @@ KINDS: dict[str, Kind] = {
         Kind("network", "networks", "networks", protectable=True, actions=True),
         Kind("primary_ip", "primary_ips", "primary_ips", protectable=True, actions=True),
         Kind("volume", "volumes", "volumes", protectable=True, actions=True),
+        Kind("certificate", "certificates", "certificates", protectable=False, actions=True),
         Kind("server", "servers", "servers", protectable=True, actions=True),
         Kind("floating_ip", "floating_ips", "floating_ips", protectable=True, actions=True),
+        Kind("load_balancer", "load_balancers", "load_balancers", protectable=True, actions=True),
     )
 }
 RANK: dict[str, int] = {name: rank for rank, name in enumerate(KINDS)}

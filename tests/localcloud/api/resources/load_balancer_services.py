@@ -108,11 +108,12 @@ def _http(call: Call, protocol: str, given: Http | None, kept: Document) -> Docu
             raise errors.invalid("http", "is for protocols http and https only")
         return None
     default = {"cookie_name": "HCLBSTICKY", "cookie_lifetime": 300, "timeout_idle": 50, "sticky_sessions": False}
-    http = _merged(default | kept, given)
     if protocol == "http":
-        if http.pop("certificates", None) or http.pop("redirect_http", None):
+        if given is not None and (given.certificates or given.redirect_http):
             raise errors.invalid("http", "certificates and redirect_http are for protocol https only")
-        return http
+        http = _merged(default | kept, given)
+        return {key: value for key, value in http.items() if key not in ("certificates", "redirect_http")}
+    http = _merged(default | kept, given)
     http = {"certificates": [], "redirect_http": False} | http
     if not http["certificates"]:
         raise errors.invalid("http.certificates", "at least one certificate is required for protocol https")
@@ -123,12 +124,13 @@ def _http(call: Call, protocol: str, given: Http | None, kept: Document) -> Docu
 
 def ports(service: Document) -> set[int]:
     """Every port a service listens on: a redirect listens as well."""
-    return {service["listen_port"], *([REDIRECTED_PORT] if service.get("http", {}).get("redirect_http") else [])}
+    redirected = {REDIRECTED_PORT} if service.get("http", {}).get("redirect_http") else set()
+    return {int(service["listen_port"])} | redirected
 
 
 def _check_room(call: Call, balancer: Document, service: Document, own: Document | None, code: int) -> None:
     others = [one for one in balancer["services"] if own is None or one["listen_port"] != own["listen_port"]]
-    taken = set[int]().union(*map(ports, others)) & ports(service)
+    taken = {port for one in others for port in ports(one)} & ports(service)
     if taken:
         raise errors.ApiError(code, "source_port_already_used", f"source port {min(taken)} is already used")
     kind = type_of(call, balancer["type"])
