@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -340,6 +341,37 @@ def test_one_fault_leaves_everything_as_declared(cloud: LocalApi, fault: dict[st
     assert cloud.local("GET", "/faults")["rules"][0]["seen"] >= 1
     assert present(cloud, SITE).changes == []
     assert len(get(cloud, "/load_balancers")["load_balancers"]) == 2 and len(get(cloud, "/certificates")["certificates"]) == 1
+
+
+RUN = """
+import json, sys
+from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.stack import connect
+connect({"name": "site", "api_token": sys.argv[1], "api_endpoint": sys.argv[2]}).present(json.load(sys.stdin))
+"""
+
+
+@pytest.mark.parametrize("steps", ["/load_balancers", "actions/attach_to_network", "actions/add_target", "actions/add_service"])
+def test_a_run_that_was_killed_is_finished_by_the_next(tmp_path: Path, steps: str) -> None:
+    """Killed as soon as the first of these was asked for."""
+    root = Path(__file__).resolve().parents[2]
+    with serve(tmp_path, speed=0.1) as cloud:
+        first = subprocess.Popen(
+            [sys.executable, "-c", RUN, cloud.token, cloud.endpoint],
+            stdin=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(root / ".collections")},
+        )
+        assert first.stdin is not None
+        first.stdin.write(json.dumps(SITE).encode())
+        first.stdin.close()
+        deadline = time.monotonic() + 60
+        while not any("/load_balancers" in one and one.endswith(steps) for one in writes(cloud)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert first.poll() is None
+        first.kill()
+        first.wait(10)
+        assert present(cloud, SITE).failures == []
+        assert [len(balancer(cloud, name)["services"]) for name in ("edge", "inner")] == [2, 1]
+        assert present(cloud, SITE).changes == [] and cloud.violations() == []
 
 
 PLAYBOOK = """

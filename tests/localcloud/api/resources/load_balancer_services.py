@@ -113,8 +113,7 @@ def _http(call: Call, protocol: str, given: Http | None, kept: Document) -> Docu
             raise errors.invalid("http", "certificates and redirect_http are for protocol https only")
         http = _merged(default | kept, given)
         return {key: value for key, value in http.items() if key not in ("certificates", "redirect_http")}
-    http = _merged(default | kept, given)
-    http = {"certificates": [], "redirect_http": False} | http
+    http = _merged({"certificates": [], "redirect_http": False, **default, **kept}, given)
     if not http["certificates"]:
         raise errors.invalid("http.certificates", "at least one certificate is required for protocol https")
     for ident in http["certificates"]:
