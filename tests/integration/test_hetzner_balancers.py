@@ -343,6 +343,26 @@ def test_one_fault_leaves_everything_as_declared(cloud: LocalApi, fault: dict[st
     assert len(get(cloud, "/load_balancers")["load_balancers"]) == 2 and len(get(cloud, "/certificates")["certificates"]) == 1
 
 
+LOST = ["change_type", "remove_target", "delete_service", "update_service", "detach_from_network", "change_algorithm", "change_dns_ptr"]
+
+
+@pytest.mark.parametrize("step", LOST)
+def test_a_change_whose_answer_was_lost_is_done_once(cloud: LocalApi, step: str) -> None:
+    present(cloud, SITE)
+    fault = {"method": "POST", "path": rf"/load_balancers/\d+/actions/{step}", "effect": "drop_after_commit", "message": "injected"}
+    cloud.local("POST", "/faults", {"rules": [fault]})
+    declared = site(
+        type="lb21",
+        private_ip="10.20.1.60",
+        algorithm="least_connections",
+        services=[{"protocol": "https", "http": {"certificates": ["site"]}}],
+        targets=[{"server": "b"}],
+        dns_ptr="",
+    )
+    assert present(cloud, declared).failures == []
+    assert cloud.local("GET", "/faults")["rules"][0]["seen"] >= 1 and present(cloud, declared).changes == []
+
+
 RUN = """
 import json, sys
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.stack import connect

@@ -28,7 +28,7 @@ def apply_certificate(context: Context, change: Change) -> None:
         _make_certificate(context, wanted(change))
     else:
         if "issuance" in fields:
-            context.api.act(f"/certificates/{observed(change).id}/actions/retry")
+            context.api.act(f"/certificates/{observed(change).id}/actions/retry", done=("unsupported_error",))
         writes.update_plain(context, change)
 
 
@@ -115,7 +115,8 @@ def _targets_of_type(context: Context, name: str) -> int:
 def _type(context: Context, spec: Mapping[str, Any], item: Json) -> None:
     name = spec["type"]
     if item["load_balancer_type"]["name"] != name:
-        _act(context, item["id"], "change_type", {"load_balancer_type": name})
+        # After an answer that was lost it is refused: it has this type already. What does not fit was refused before the first write.
+        _act(context, item["id"], "change_type", {"load_balancer_type": name}, ("invalid_load_balancer_type",))
 
 
 def _network(context: Context, want: Resource, item: Json) -> None:
