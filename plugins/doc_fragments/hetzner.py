@@ -227,6 +227,107 @@ options:
                   - Protected against changes and deletion. Not declared means left as it is.
                   - To change what is protected needs C(allow_destroy_protected) of C(hetzner_stack); it is protected again afterwards.
                 type: bool
+      certificates:
+        description:
+          - TLS certificates for load balancers.
+          - Another content, other names or another type is made anew under the same name; the load balancers change over to it, then the
+            old one is deleted. This needs no permission and leaves no gap.
+        type: list
+        elements: dict
+        suboptions:
+          name: {description: Name of the certificate., type: str, required: true}
+          type:
+            description: V(uploaded) brings its own key and is renewed by you; V(managed) is issued and renewed by the provider.
+            type: str
+            choices: [uploaded, managed]
+            default: uploaded
+          certificate: {description: "Certificate and chain in PEM, for V(uploaded). Compared by the SHA-256 fingerprint of the first.", type: str}
+          private_key: {description: "Its unencrypted key in PEM, for V(uploaded). Never returned, and never logged by the module.", type: str}
+          domain_names:
+            description: Names it is for, for V(managed). Their DNS zones have to be in the same project.
+            type: list
+            elements: str
+          labels: {description: Labels of this resource., type: dict}
+      load_balancers:
+        description:
+          - Load balancers. What others did to their services and targets is put right by the next run.
+          - What is not said of a service has the values that are documented here, which are those that the API gives.
+        type: list
+        elements: dict
+        suboptions:
+          name: {description: Name of the load balancer., type: str, required: true}
+          type: {description: "Type such as V(lb11). Changed in place.", type: str, required: true}
+          location:
+            description: That of the topology if not given. Another one later needs C(allow_replace) of C(hetzner_stack).
+            type: str
+          network_zone:
+            description: In place of a location, where the provider may choose one.
+            type: str
+            choices: [eu-central, us-east, us-west, ap-southeast]
+          algorithm: {description: Which target is next., type: str, choices: [round_robin, least_connections], default: round_robin}
+          network: {description: A declared private network that it joins., type: str}
+          private_ip: {description: Its address there. Not given means any free one., type: str}
+          public_interface:
+            description: Is reached by its public addresses. Without, it needs O(topology.load_balancers[].network).
+            type: bool
+            default: true
+          services:
+            description: What it listens to. Each port once; a redirect listens on port 80 as well.
+            type: list
+            elements: dict
+            suboptions:
+              protocol: {description: "Protocol; V(https) ends TLS here, V(tcp) hands it through.", type: str, choices: [tcp, http, https], required: true}
+              listen_port: {description: "Port; V(80) for http, V(443) for https if not given. Required for tcp.", type: int}
+              destination_port: {description: "Port of the targets; V(80) for http and https, the listening port for tcp if not given.", type: int}
+              proxyprotocol: {description: Tells the targets the client's address by the proxy protocol., type: bool, default: false}
+              http:
+                description: For http and https.
+                type: dict
+                suboptions:
+                  sticky_sessions: {description: A client stays with its target., type: bool, default: false}
+                  cookie_name: {description: Name of the cookie for that., type: str, default: HCLBSTICKY}
+                  cookie_lifetime: {description: "Its life in seconds, 30 to 86400.", type: int, default: 300}
+                  timeout_idle: {description: "Seconds without traffic until a connection is closed, 30 to 300.", type: int, default: 50}
+                  certificates: {description: Declared certificates. At least one for https., type: list, elements: str}
+                  redirect_http: {description: Sends http on port 80 to https., type: bool, default: false}
+              health_check:
+                description: When a target gets traffic.
+                type: dict
+                suboptions:
+                  protocol: {description: "V(tcp) for tcp services, V(http) for others if not given.", type: str, choices: [tcp, http]}
+                  port: {description: The service's destination port if not given., type: int}
+                  interval: {description: "Seconds between checks, 3 to 60.", type: int, default: 15}
+                  timeout: {description: "Seconds to wait for an answer, 1 to 60.", type: int, default: 10}
+                  retries: {description: "Failures until a target gets no more traffic, 1 to 5.", type: int, default: 3}
+                  http:
+                    description: For protocol http.
+                    type: dict
+                    suboptions:
+                      domain: {description: Host header. Empty means none., type: str, default: ''}
+                      path: {description: Path that is asked for., type: str, default: /}
+                      response: {description: Text that must be in the answer., type: str, default: ''}
+                      status_codes: {description: "Statuses that are good, with V(?) and V(*). Not given means V(2??) and V(3??).", type: list, elements: str}
+                      tls: {description: Asks by https., type: bool, default: false}
+          targets:
+            description:
+              - Where traffic goes. Each has exactly one of server, label_selector and ip.
+              - New ones are added before old ones are removed, if there is room for both.
+            type: list
+            elements: dict
+            suboptions:
+              server:
+                description: Name of a declared server. That of servers with O(topology.servers[].count) without a number means all of them.
+                type: str
+              label_selector: {description: "All servers of the project with these labels, such as V(role=web).", type: str}
+              ip: {description: Public address of a dedicated server of your own., type: str}
+              use_private_ip: {description: Over the network that both are in., type: bool, default: false}
+          labels: {description: Labels of this resource., type: dict}
+          protection: {description: Protected against deletion. Not declared means left as it is., type: bool}
+          dns_ptr:
+            description:
+              - Reverse name of both public addresses, or a mapping with V(ipv4) and V(ipv6). An empty name goes back to the provider's.
+              - Not declared means left as it is.
+            type: raw
       volumes:
         description: Volumes. They can grow, not shrink.
         type: list

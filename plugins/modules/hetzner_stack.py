@@ -190,6 +190,36 @@ EXAMPLES = r"""
             - {name: "@", type: TXT, values: [v=spf1 mx -all]}
             - {name: "@", type: CAA, values: [0 issue letsencrypt.org]}
 
+- name: Put two web servers behind a load balancer that ends TLS
+  cutover.hetzner.hetzner_stack:
+    name: web
+    topology:
+      location: nbg1
+      networks:
+        - name: private
+          ip_range: 10.20.0.0/16
+          subnets:
+            - ip_range: 10.20.1.0/24
+      servers:
+        - {name: web, count: 2, type: cx23, image: debian-12, networks: [{name: private}]}
+      certificates:
+        - name: site
+          certificate: "{{ lookup('ansible.builtin.file', 'site.pem') }}"
+          private_key: "{{ site_private_key }}"
+      load_balancers:
+        - name: edge
+          type: lb11
+          network: private
+          dns_ptr: www.example.org
+          services:
+            - protocol: https
+              destination_port: 8080
+              http: {certificates: [site], redirect_http: true}
+              health_check:
+                http: {path: /health, status_codes: ["200"]}
+          targets:
+            - {server: web, use_private_ip: true}
+
 - name: Take the servers into the inventory
   ansible.builtin.add_host:
     name: "{{ item.name }}"
@@ -258,6 +288,7 @@ hosts:
     public_ipv6: {description: First address of its network or none., type: str}
     private_ips: {description: Address by network., type: dict}
     floating_ips: {description: "Address, or first address of its network, by name of the floating IP.", type: dict}
+    load_balancers: {description: "Address by name of the load balancers that it is a target of.", type: dict}
     server_id: {description: "The API's number.", type: int}
     status: {description: "V(running), V(off) and others.", type: str}
     labels: {description: All labels., type: dict}
@@ -294,8 +325,9 @@ timings:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, env_fallback
+from ansible.module_utils.basic import env_fallback
 from ansible_collections.cutover.hetzner.plugins.module_utils._ansible import fail, progress_writer
+from ansible_collections.cutover.hetzner.plugins.module_utils._stack_module import StackModule
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner import progress
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner import stack as engine
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.errors import HetznerError
@@ -336,7 +368,7 @@ def argument_spec() -> dict[str, Any]:
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = StackModule(
         argument_spec=argument_spec(),
         required_if=[("state", "present", ["topology"])],
         supports_check_mode=True,

@@ -46,7 +46,8 @@ RETURN = r"""
 resources:
   description:
     - "Every resource of the stack: C(resource), C(kind), C(name), C(id), C(created), C(protected), C(fields), C(labels)."
-    - C(ip) is the address of a primary or floating IP.
+    - C(ip) is the address of a primary or floating IP or a load balancer.
+    - C(addresses), of load balancers only, has C(public_ipv4), C(public_ipv6) and C(private_ip).
     - A zone has C(nameservers), those to which the registrar of the domain has to delegate it. Record sets are told where they are of the stack.
   returned: success
   type: list
@@ -79,14 +80,15 @@ timings:
   elements: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule, env_fallback
+from ansible.module_utils.basic import env_fallback
 from ansible_collections.cutover.hetzner.plugins.module_utils._ansible import fail
+from ansible_collections.cutover.hetzner.plugins.module_utils._stack_module import StackModule
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner import stack as engine
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.errors import HetznerError
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = StackModule(
         argument_spec={
             "name": {"type": "str", "required": True},
             "topology": {"type": "dict"},

@@ -51,6 +51,12 @@ def canonical_cidr(text: str) -> str:
     return str(ipaddress.ip_network(text.strip(), strict=True))
 
 
+def is_private(text: str) -> bool:
+    """Whether an address lies in one of the ranges for private networks."""
+    address = ipaddress.ip_address(text)
+    return isinstance(address, ipaddress.IPv4Address) and any(address in network for network in PRIVATE)
+
+
 def ssh_public_key(text: str) -> str | None:
     """Type and key of an OpenSSH public key without its comment, or None if it is none."""
     words = text.split()

@@ -50,13 +50,17 @@ class ServerType:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Types by name, network zones by location, architectures and least disk (GB) by image name, and the account's prices."""
+    """Types by name, network zones by location, architectures and least disk (GB) by image name, and the account's prices.
+
+    balancers: objects of /load_balancer_types by name, where load balancers are declared
+    """
 
     types: Mapping[str, ServerType]
     zones: Mapping[str, str]
     images: Mapping[str, frozenset[str]]
     pricing: Json
     image_disks: Mapping[str, int] = field(default_factory=dict)
+    balancers: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def currency(self) -> str:

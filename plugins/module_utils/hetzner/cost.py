@@ -137,11 +137,23 @@ def _of_spec(key: str, spec: Mapping[str, Any], catalogue: Catalogue, embedded: 
         price = ip_price(catalogue, spec["type"], spec["home_location"], "floating_ips")
         note = "the API names no price for it" if price == ZERO else ""
         return [Item(key, f"floating {spec['type']}", Decimal(1), "address", price, note)]
+    if kind == "load_balancer":
+        return [_balancer(key, spec, catalogue)]
     if kind == "volume":
         each = _money(catalogue.pricing["volume"]["price_per_gb_month"])
         size = Decimal(spec["size"])
         return [Item(key, "volume", size, "GB", (each[0] * size, each[1] * size))]
     return []
+
+
+def _balancer(key: str, spec: Mapping[str, Any], catalogue: Catalogue) -> Item:
+    """Where only a zone is declared, at the price of its first location."""
+    zone = [place for place, name in catalogue.zones.items() if name == spec["network_zone"]]
+    location = spec["location"] or next(iter(zone), "")
+    prices = {entry["name"]: entry["prices"] for entry in catalogue.pricing.get("load_balancer_types", [])}.get(spec["type"], [])
+    price = next((_money(one["price_monthly"]) for one in prices if one["location"] == location), ZERO)
+    note = "the API names no price for it" if price == ZERO else ""
+    return Item(key, f"load balancer {spec['type']} in {location}", Decimal(1), "load balancer", price, note)
 
 
 def _server(key: str, spec: Mapping[str, Any], catalogue: Catalogue, embedded: Json | None, note: str) -> list[Item]:

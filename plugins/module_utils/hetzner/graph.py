@@ -18,7 +18,7 @@ from .model import Change, Snapshot
 MOST_STEPS_AT_ONCE = 64
 WATCH_SECONDS = 1.0
 # Kinds that let go of a server, or anything else they use, before that is deleted, if they can.
-_LET_GO = ("floating_ip", "rrset")
+_LET_GO = ("floating_ip", "load_balancer", "rrset")
 
 
 @dataclass
@@ -39,14 +39,14 @@ def dependencies(changes: Iterable[Change], found: Snapshot) -> dict[str, set[st
             graph[key] |= {ref for ref in change.want.refs if ref in by_key and by_key[ref].action != "delete"}
         if change.action == "delete":
             users = (one for one in by_key.values() if one.have is not None and key in one.have.refs and one.key != key)
-            graph[key] |= {user.key for user in users if user.kind not in _LET_GO}
+            graph[key] |= {user.key for user in users if not _lets_go(user, change)}
     # A volume or address that moves leaves its old server first; two servers that exchange theirs cannot both come first.
     holders = {
         ref: item.key
         for item in found.resources.values()
         if item.kind != "rrset"
         for ref in item.refs
-        if not ref.startswith(("network.", "firewall.", "placement", "server."))
+        if not ref.startswith(("network.", "firewall.", "placement", "server.", "certificate."))
     }
     for key, change in sorted(by_key.items()):
         for ref in change.want.refs if change.want else ():
@@ -61,6 +61,11 @@ def dependencies(changes: Iterable[Change], found: Snapshot) -> dict[str, set[st
     return graph
 
 
+def _lets_go(user: Change, used: Change) -> bool:
+    """Whether one can go on without the other: a load balancer without a server, not without its network or certificate."""
+    return user.kind in _LET_GO and (user.kind != "load_balancer" or used.kind == "server")
+
+
 def _same_name(one: str, other: str) -> bool:
     """Whether both are record sets of one name: a CNAME cannot come before what it takes the place of has gone."""
     return one != other and one.startswith("rrset.") and one.rpartition("/")[0] == other.rpartition("/")[0]
@@ -69,11 +74,11 @@ def _same_name(one: str, other: str) -> bool:
 def _order_by_old_server(graph: dict[str, set[str]], by_key: Mapping[str, Change], key: str, change: Change) -> None:
     """A floating IP leaves a server before that is deleted, so that it is never without one; and not while it is written to.
 
-    A record leaves the address of what is deleted in the same way, and the zone that is deleted.
+    A load balancer takes it out of its targets, a record leaves the address of what is deleted, and the zone, in the same way.
     It is no must: the deletion releases it, and when its new server waits for that deletion, it has to come after it.
     """
     for server in change.have.refs if change.have else ():
-        if server not in by_key:
+        if server not in by_key or not _lets_go(change, by_key[server]):
             continue
         first, then = (key, server) if by_key[server].action == "delete" else (server, key)
         if not _reaches(graph, first, then):

@@ -21,6 +21,7 @@ GROUPS = "cutover.groups"
 USER_DATA = "cutover.user-data"
 PLACED_FOR = "cutover.placed-for"
 UNFINISHED = "cutover.unfinished"
+RETIRED = "cutover.retired"
 PREFIX = "cutover."
 REQUIREMENTS = "requirements"
 

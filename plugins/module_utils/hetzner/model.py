@@ -38,8 +38,10 @@ KINDS: dict[str, Kind] = {
         Kind("zone", "zones", "zones", protectable=True, actions=True),
         Kind("primary_ip", "primary_ips", "primary_ips", protectable=True, actions=True),
         Kind("volume", "volumes", "volumes", protectable=True, actions=True),
+        Kind("certificate", "certificates", "certificates", protectable=False, actions=True),
         Kind("server", "servers", "servers", protectable=True, actions=True),
         Kind("floating_ip", "floating_ips", "floating_ips", protectable=True, actions=True),
+        Kind("load_balancer", "load_balancers", "load_balancers", protectable=True, actions=True),
     )
 }
 # Record sets come last: they have no list of their own, but one in each zone.

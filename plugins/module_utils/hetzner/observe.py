@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from . import addresses, labels, records, references, reverse, zones
+from . import addresses, balancers, certificates, labels, records, references, reverse, zones
 from .model import KINDS, Json, Observed, Snapshot
 
 # Until this day orders were billed at older prices, which the API does not show.
@@ -180,7 +180,7 @@ def _public(part: Json | None, keys: Mapping[tuple[str, int], str]) -> bool | st
     return key.partition(".")[2] if key else True
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Json, Mapping[tuple[str, int], str]], tuple[Json, list[str]]]] = {
     "ssh_key": _ssh_key,
     "placement_group": _placement_group,
     "firewall": _firewall,
@@ -190,13 +190,17 @@ _READERS = {
     "volume": _volume,
     "server": _server,
     "floating_ip": _floating_ip,
+    "certificate": lambda item, _keys: (certificates.read(item), []),
+    "load_balancer": balancers.read,
 }
 
 
 def hosts(found: Snapshot) -> list[Json]:
     """The stack's servers, ready for ``add_host``, by name."""
     floating = sorted(found.of("floating_ip"), key=lambda one: one.name)
-    return [_host(server, floating) for server in sorted(found.of("server"), key=lambda one: one.name)]
+    balancing = list(found.of("load_balancer"))
+    servers = sorted(found.of("server"), key=lambda one: one.name)
+    return [_host(server, floating) | {"load_balancers": balancers.holders(balancing, server.id)} for server in servers]
 
 
 def _host(server: Observed, floating: Iterable[Observed]) -> Json:
@@ -228,7 +232,8 @@ def resources(found: Snapshot) -> list[Json]:
             "kind": item.kind,
             "name": item.name,
             "id": item.id,
-            "ip": item.raw.get("ip"),
+            "ip": balancers.address(item.raw) if item.kind == "load_balancer" else item.raw.get("ip"),
+            **({"addresses": balancers.reached(item.raw)} if item.kind == "load_balancer" else {}),
             "created": item.raw.get("created"),
             "protected": item.protected,
             "fields": dict(item.spec),

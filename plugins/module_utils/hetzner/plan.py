@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from . import labels, records, reverse
+from . import balancers, certificates, labels, records, reverse
 from .model import RANK, Change, FieldChange, Observed, Resource, Snapshot, Topology
 from .schema import Problems
 
@@ -21,6 +21,7 @@ _HOW: dict[str, dict[str, str]] = {
     "primary_ip": {"type": "replace", "location": "replace"},
     "floating_ip": {"type": "replace", "home_location": "replace"},
     "zone": {"mode": "replace"},
+    "load_balancer": {"location": "replace", "network_zone": "replace"},
     "volume": {"format": "replace", "location": "replace"},
     "server": {
         "type": "power_off",
@@ -44,6 +45,13 @@ _NOTES = {
     ("floating_ip", "type"): "the address is lost",
     ("floating_ip", "home_location"): "the address is lost",
     ("zone", "mode"): "all its records are lost, and until those that are declared are made again it answers nothing",
+    ("certificate", "type"): certificates.NOTE,
+    ("certificate", "fingerprint"): certificates.NOTE,
+    ("certificate", "domain_names"): certificates.NOTE,
+    ("load_balancer", "location"): "its addresses are lost",
+    ("load_balancer", "network_zone"): "its addresses are lost",
+    ("load_balancer", "network"): "its private targets are out of reach on the way",
+    ("load_balancer", "private_ip"): "its private targets are out of reach on the way",
     ("network", "subnets"): "a subnet goes only when no server is in it",
 }
 
@@ -59,6 +67,7 @@ def plan(topology: Topology, found: Snapshot, prune: bool = False) -> list[Chang
         if change is not None and change.action == "replace":
             lost.add(change.key)
     changes = [*by_key.values(), *records.surplus(topology, found, lost)]
+    changes += removals(certificates.superseded(topology, found, prune), "superseded")
     if prune:
         changes += removals(orphans(topology, found), "no longer declared")
     return changes
@@ -69,7 +78,8 @@ def orphans(topology: Topology, found: Snapshot) -> list[Observed]:
     gone = {change.key for change in records.surplus(topology, found)}
     items = [item for key, item in found.resources.items() if key not in topology.resources and key not in gone]
     # What is in a zone that is not declared either goes, or stays, with it.
-    return [item for item in items if item.kind != "rrset" or records.zone_of(item.name) in topology.resources]
+    items = [item for item in items if item.kind != "rrset" or records.zone_of(item.name) in topology.resources]
+    return [item for item in items if not certificates.retired(item)]
 
 
 def removals(items: Iterable[Observed], reason: str) -> list[Change]:
@@ -93,6 +103,8 @@ def _change(want: Resource, found: Snapshot, lost: Collection[str]) -> Change | 
     fields = tuple(differences(want, have))
     if want.kind == "floating_ip" and f"server.{want.spec['server']}" in lost and have.spec["server"] == want.spec["server"]:
         fields += (FieldChange("server", None, want.spec["server"], "in_place", "its server is replaced, which releases it"),)
+    if want.kind == "load_balancer" and "targets" not in {item.field for item in fields}:
+        fields += tuple(balancers.released(want, have, lost))
     if not fields:
         return None
     fixed = [item.field for item in fields if item.how == "replace"]
@@ -127,12 +139,17 @@ def differences(want: Resource, have: Observed) -> list[FieldChange]:
             before = {value: (before or {}).get(value, "") for value in after}
         if field == "home_location" and not want.extra.get("home_location"):
             continue  # where it was made follows from its server at that time; it need not follow it elsewhere
-        if field == "dns_ptr":
+        if field == "dns_ptr" and want.kind != "load_balancer":
             before, after = reverse.differences(after, have.raw)
         if field == "user_data" and not before and not after:
             continue
+        if want.kind == "load_balancer":
+            before, after = balancers.compared(field, want, have)
         if before != after:
             result.append(_field(want, have, field, before, after))
+    again = certificates.failed(have) if want.kind == "certificate" else None
+    if again is not None:
+        result.append(again)
     own = wanted_labels(want, have)
     if own != have.labels:
         if labels.UNFINISHED in have.labels:

@@ -68,6 +68,11 @@ def _summary(change: Change) -> str:
         return f"  {spec['type']}{by} {spec['image']} in {spec['location']}{'; ' + nets if nets else ''}"
     if change.kind == "primary_ip":
         return f"  {spec['type']} in {spec['location']}"
+    if change.kind == "certificate":
+        return f"  {spec['type']}{' for ' + ', '.join(spec['domain_names']) if spec['domain_names'] else ''}"
+    if change.kind == "load_balancer":
+        told = f"ports {', '.join(spec['services']) or 'none'}; {len(spec['targets'])} targets"
+        return f"  {spec['type']} in {spec['location'] or spec['network_zone']}; {told}"
     if change.kind == "floating_ip":
         return f"  {spec['type']} in {spec['home_location']}{', on ' + spec['server'] if spec['server'] else ''}"
     if change.kind == "zone":

@@ -101,11 +101,12 @@ def differences(wish: str | Mapping[str, str], item: Json) -> tuple[dict[str, st
         wanted = {str(network.network_address): wish}
     elif not isinstance(wish, str) and isinstance(network, ipaddress.IPv6Network):
         wanted = {str(_whole(address, network)): name for address, name in wish.items()}
-    after = {address: name for address, name in wanted.items() if not _same(have.get(address, ""), name)}
+    after = {address: name for address, name in wanted.items() if not same(have.get(address, ""), name)}
     return {address: have.get(address, "") for address in after}, after
 
 
-def _same(have: str, wish: str) -> bool:
+def same(have: str, wish: str) -> bool:
+    """Whether a name that is there is the one wished; "" is the provider's."""
     return have == wish or (wish == "" and have.endswith(PROVIDER))
 
 
@@ -114,7 +115,7 @@ def check(topology: Topology, found: Snapshot, fresh: Collection[str]) -> None:
     problems = Problems()
     for want in topology.resources.values():
         wish = want.spec.get("dns_ptr")
-        if not isinstance(wish, Mapping):
+        if not isinstance(wish, Mapping) or want.kind == "load_balancer":
             continue
         have = None if want.key in fresh else found.resources.get(want.key)
         network = ipaddress.IPv6Network(have.raw["ip"], strict=False) if have else None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,25 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from . import catalogue, cost, dns, graph, ips, labels, observe, plan, progress, records, render, requirements, reverse, servers, writes
+from . import (
+    balancer_offer,
+    balancing,
+    catalogue,
+    cost,
+    dns,
+    graph,
+    ips,
+    labels,
+    observe,
+    plan,
+    progress,
+    records,
+    render,
+    requirements,
+    reverse,
+    servers,
+    writes,
+)
 from .actions import ActionFailedError
 from .api import Api, UncertainError
 from .errors import HetznerError
@@ -26,6 +45,7 @@ MOST_PASSES = 3
 RRSETS_PER_PAGE = 100
 K = TypeVar("K", str, int)
 _APPLY = {"server": servers.apply, "primary_ip": ips.apply, "floating_ip": ips.apply, "zone": dns.apply, "rrset": dns.apply}
+_APPLY |= {"load_balancer": balancing.apply, "certificate": balancing.apply_certificate}
 DEFAULT_ENDPOINT = "https://api.hetzner.cloud/v1"
 
 
@@ -92,6 +112,7 @@ class Stack:
         self.result.changes = changes
         catalogue.check_capacity(options.server_types, options.locations, ordered)
         catalogue.check(topology, changes, ordered, self.now)
+        balancer_offer.check(topology, changes, ordered, self.now)
         reverse.check(topology, found, [change.key for change in changes if change.action in ("create", "replace")])
         left = [] if options.prune else plan.orphans(topology, found)
         self.result.left = sorted(item.key for item in left)
@@ -247,11 +268,17 @@ class Stack:
         return catalogue.build([], [], [], self.api.get("/pricing")["pricing"])
 
     def _catalogue(self, topology: Topology) -> catalogue.Catalogue:
+        balanced = any(True for _unused in topology.of("load_balancer"))
         read = self._together(
             {
                 "server_types": functools.partial(self.api.pages, "/server_types", "server_types"),
                 "locations": functools.partial(self.api.pages, "/locations", "locations"),
                 "pricing": functools.partial(self.api.get, "/pricing"),
+                **(
+                    {"load_balancer_types": functools.partial(self.api.pages, "/load_balancer_types", "load_balancer_types")}
+                    if balanced
+                    else {}
+                ),
                 **{
                     f"image {name}": functools.partial(self._images, name)
                     for name in {str(one.spec["image"]) for one in topology.of("server")}
@@ -259,7 +286,8 @@ class Stack:
             }
         )
         images = [image for name, found in read.items() if name.startswith("image ") for image in found]
-        return catalogue.build(read["server_types"], read["locations"], images, read["pricing"]["pricing"])
+        built = catalogue.build(read["server_types"], read["locations"], images, read["pricing"]["pricing"])
+        return dataclasses.replace(built, balancers={item["name"]: item for item in read.get("load_balancer_types", [])})
 
     def _images(self, name: str) -> list[Json]:
         if name.isdigit():

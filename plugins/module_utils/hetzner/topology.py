@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import addresses, labels, reverse, zones
+from . import addresses, balancer_schema, balancers, certificates, labels, reverse, zones
 from .errors import HetznerError
 from .model import KINDS, Requirements, Resource, Topology
 from .schema import TOPOLOGY, Problems, check_object, suggest
@@ -25,12 +25,14 @@ def parse(stack: str, declared: Any) -> Topology:
     """Validate a topology and turn it into resources in the order of creation."""
     labels.check_stack_name(stack)
     problems = Problems()
-    data = check_object(declared, TOPOLOGY | zones.SECTION, "", problems)
+    data = check_object(declared, TOPOLOGY | certificates.SECTION | balancer_schema.SECTION | zones.SECTION, "", problems)
     problems.raise_if_any("The topology of the stack does not have the expected shape", "Correct these keys; nothing was changed.")
     zones.normalise(data, problems)
     names = _names(data, problems)
     resources = [resource for build in _BUILDERS for resource in build(stack, data, names, problems)]
-    _check_addresses(data, problems)
+    networks = _check_addresses(data, problems)
+    resources += _load_balancers(stack, data, names, networks, problems)
+    resources += _records(stack, data, names, problems)
     _check_groups(data, problems)
     problems.raise_if_any("The topology of the stack cannot be built", "Correct these keys; nothing was changed.")
     return Topology(stack, {resource.key: resource for resource in resources})
@@ -293,7 +295,8 @@ def _server(stack: str, data: Mapping[str, Any], item: Mapping[str, Any], name: 
     return Resource("server", name, spec, own, tuple(refs), path, extra)
 
 
-def _check_addresses(data: Mapping[str, Any], problems: Problems) -> None:
+def _check_addresses(data: Mapping[str, Any], problems: Problems) -> dict[str, addresses.Plan]:
+    """The declared networks with the addresses that their servers take."""
     networks: dict[str, addresses.Plan] = {}
     for path, item in _each(data, "networks"):
         networks.setdefault(item["name"], addresses.check_network(item, path, problems))
@@ -302,6 +305,25 @@ def _check_addresses(data: Mapping[str, Any], problems: Problems) -> None:
             plan = networks.get(network["name"])
             if plan is not None:
                 addresses.check_member(plan, network, f"{path}.networks[{index}]", problems)
+    return networks
+
+
+def _certificates(stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]], problems: Problems) -> Iterator[Resource]:
+    simple = _simple("certificate", stack, data, problems, ())
+    return certificates.declared(((path, item, own) for path, item, _spec, own in simple), problems)
+
+
+def _load_balancers(
+    stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]], networks: Mapping[str, addresses.Plan], problems: Problems
+) -> Iterator[Resource]:
+    servers: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
+    for item in data["servers"]:
+        if (item["count"] or 1) <= 100:
+            # The name of servers that are declared together stands for all of them.
+            servers |= {item["name"]: (server_names(item), item), **{name: ([name], item) for name in server_names(item)}}
+    around = balancers.Around(servers, networks, names["certificate"], data["location"])
+    for path, item, _spec, own in _simple("load_balancer", stack, data, problems, ()):
+        yield balancers.declared(item, own, path, around, problems)
 
 
 def _check_groups(data: Mapping[str, Any], problems: Problems) -> None:
@@ -314,6 +336,6 @@ def _check_groups(data: Mapping[str, Any], problems: Problems) -> None:
             )
 
 
-_BUILDERS = (_ssh_keys, _placement_groups, _firewalls, _networks, _zones, _primary_ips, _volumes, _servers, _floating_ips, _records)
+_BUILDERS = (_ssh_keys, _placement_groups, _firewalls, _networks, _zones, _primary_ips, _volumes, _certificates, _servers, _floating_ips)
 
 __all__ = ["HetznerError", "parse", "server_names"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from . import addresses, labels, zones
+from . import addresses, certificates, labels, zones
 from .actions import ActionFailedError
 from .api import Api, ApiError, UncertainError, actions_of
 from .catalogue import Catalogue
@@ -180,7 +180,7 @@ def settle(api: Api, found: Snapshot) -> bool:
 
     What failed in the making is removed, as ``wait_or_remove`` would have done; what else failed shows in the plan.
     """
-    restless = [item for item in found.resources.values() if item.raw.get("status") in _RESTLESS or item.raw.get("locked")]
+    restless = [item for item in found.resources.values() if _is_restless(item.raw)]
     for item in restless:
         try:
             api.wait(running_actions(api, item.kind, item.id))
@@ -188,6 +188,11 @@ def settle(api: Api, found: Snapshot) -> bool:
             if error.command == f"create_{item.kind}":
                 api.wait(actions_of(api.call("DELETE", f"{KINDS[item.kind].url}/{item.id}")))
     return bool(restless)
+
+
+def _is_restless(item: Json) -> bool:
+    status = item.get("status")
+    return (isinstance(status, str) and status in _RESTLESS) or bool(item.get("locked")) or certificates.pending(item)
 
 
 _RESTLESS = frozenset({"initializing", "starting", "stopping", "migrating", "rebuilding", "creating"})

@@ -32,6 +32,7 @@ def free_ipv4(tx: Tx, public: ipaddress.IPv4Network, limit: str) -> str:
 def free_ipv6(tx: Tx, public: ipaddress.IPv4Network, limit: str) -> str:
     """The lowest free /64 of the unique local range that mirrors the public range."""
     taken = {item["ip"] for kind in ("primary_ip", "floating_ip") for item in tx.all(kind)}
+    taken |= {str(ipaddress.IPv6Network((item["public_net"]["ipv6"]["ip"], 64), strict=False)) for item in tx.all("load_balancer")}
     first, second, third, _unused = public.network_address.packed
     for number in range(1, 0x10000):
         text = str(ipaddress.IPv6Network(f"fd{first:02x}:{second:02x}{third:02x}:0:{number:x}::/64"))

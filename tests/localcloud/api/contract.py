@@ -22,12 +22,15 @@ class Waiver:
     where: re.Pattern[str]
 
 
-# The document types these as strings, its prose and all official clients say "ID or name" and send integers.
+# The document types the first ones as strings, its prose and all official clients say "ID or name" and send integers.
 WAIVERS = (
     Waiver("server-references-by-id", "POST", "/servers", re.compile(r"/(image|server_type|location|ssh_keys/\d+)")),
     Waiver("rebuild-image-by-id", "POST", "/servers/{id}/actions/rebuild", re.compile(r"/image")),
     Waiver("change-type-by-id", "POST", "/servers/{id}/actions/change_type", re.compile(r"/server_type")),
     Waiver("volume-location-by-id", "POST", "/volumes", re.compile(r"/location")),
+    # A service may be given in part, says the prose: the service fills in the rest. Terraform's provider does so.
+    Waiver("service-in-part", "POST", "/load_balancers/{id}/actions/add_service", re.compile(r"/(health_check(/http)?|http)?")),
+    Waiver("service-change-in-part", "POST", "/load_balancers/{id}/actions/update_service", re.compile(r"/health_check(/http)?")),
 )
 
 

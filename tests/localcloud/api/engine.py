@@ -44,6 +44,7 @@ SECONDS = {
     "apply_firewall": 3.0,
     "remove_firewall": 3.0,
     "sync_firewalls": 3.0,
+    "create_certificate": 70.0,
     "issue_certificate": 70.0,
 }
 
@@ -179,7 +180,9 @@ class Engine:
         if action is None or action["status"] != "running" or self.cloud is None:
             return
         job = Job(self.cloud, action)
-        worker = COMMANDS.get(action["command"], Worker(_unknown))
+        # Some commands are carried out in another way for one kind of resource: "load_balancer attach_to_network".
+        special = COMMANDS.get(f"{action['resources'][0]['type']} {action['command']}")
+        worker = special or COMMANDS.get(action["command"], Worker(_unknown))
         seconds = SECONDS.get(action["command"], DEFAULT_SECONDS) * self._speed
         begun = time.monotonic()
         self._clock[ident] = (begun, seconds)

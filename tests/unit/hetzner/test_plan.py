@@ -232,7 +232,7 @@ def test_a_failure_takes_only_what_needs_it() -> None:
 
 def test_deletion_is_planned_backwards() -> None:
     kinds = [change.kind for change in plan.removals(MADE.resources.values(), "x")]
-    assert list(dict.fromkeys(kinds)) == list(reversed(KINDS))
+    assert list(dict.fromkeys(kinds)) == [kind for kind in reversed(KINDS) if kind in kinds]
 
 
 def price(amount: str, place: str = "nbg1") -> dict[str, Any]:

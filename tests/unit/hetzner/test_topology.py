@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.cutover.hetzner.plugins.doc_fragments.hetzner import ModuleDocFragment
-from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner import addresses, labels, zones
+from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner import addresses, balancer_schema, certificates, labels, zones
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.errors import HetznerError
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.model import RANK
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.schema import TOPOLOGY, Field, Problems
@@ -82,7 +82,7 @@ def test_count_numbers_the_servers_also_when_it_is_one() -> None:
     ("path", "value", "where", "told"),
     [
         ("serverz", [], "serverz", "did you mean 'servers'"),
-        ("load_balancers", [], "load_balancers", "unknown key"),
+        ("load_balancer", [], "load_balancer", "did you mean 'load_balancers'"),
         ("servers.0.netwroks", [], "servers[0].netwroks", "did you mean 'networks'"),
         ("servers.0.type", None, "servers[0].type", "is required"),
         ("servers.0.type", None, "servers[0].type", "'requirements'"),
@@ -281,7 +281,7 @@ def test_the_documentation_names_exactly_the_keys_of_the_table() -> None:
         }
 
     fragment = yaml.safe_load(ModuleDocFragment.TOPOLOGY)["options"]["topology"]["suboptions"]
-    expected = shape(TOPOLOGY | zones.SECTION)
+    expected = shape(TOPOLOGY | balancer_schema.SECTION | certificates.SECTION | zones.SECTION)
 
     def plain(tree: Any) -> Any:
         return {key: plain(one) if isinstance(one, dict) else one for key, one in tree.items()}

@@ -19,7 +19,14 @@ from localcloud.api import routing
 from localcloud.api.testing import TOKEN, LocalApi, serve
 
 TESTS = Path(__file__).resolve().parents[2]
-KINDS = {"servers": "server", "networks": "network", "firewalls": "firewall", "volumes": "volume", "primary_ips": "primary_ip"}
+KINDS = {
+    "servers": "server",
+    "networks": "network",
+    "firewalls": "firewall",
+    "volumes": "volume",
+    "primary_ips": "primary_ip",
+    "load_balancers": "load_balancer",
+}
 FIELDS = [
     "name",
     "labels",
@@ -63,6 +70,17 @@ FIELDS = [
     "automount",
     "description",
     "home_location",
+    "load_balancer_type",
+    "services",
+    "targets",
+    "protocol",
+    "listen_port",
+    "destination_port",
+    "health_check",
+    "http",
+    "certificate",
+    "domain_names",
+    "label_selector",
 ]
 SCALARS = (
     st.none()
@@ -111,6 +129,7 @@ def ids(api: LocalApi) -> dict[str, int]:
         "firewalls": {"name": "a"},
         "volumes": {"name": "a", "size": 10, "location": "nbg1"},
         "primary_ips": {"name": "a", "type": "ipv4", "location": "nbg1"},
+        "load_balancers": {"name": "a", "load_balancer_type": "lb11", "location": "nbg1"},
     }
     return {plural: api.call("POST", f"/{plural}", body).json()[KINDS[plural]]["id"] for plural, body in bodies.items()}
 

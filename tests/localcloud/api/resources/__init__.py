@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from . import (
     catalogue,
+    certificates,
     firewalls,
     floating_ips,
     images,
+    load_balancer_create,
+    load_balancer_services,
+    load_balancer_targets,
+    load_balancers,
     networks,
     placement_groups,
     primary_ips,
@@ -25,9 +30,14 @@ from . import (
 
 __all__ = [
     "catalogue",
+    "certificates",
     "firewalls",
     "floating_ips",
     "images",
+    "load_balancer_create",
+    "load_balancer_services",
+    "load_balancer_targets",
+    "load_balancers",
     "networks",
     "placement_groups",
     "primary_ips",
