@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from . import labels, reverse
@@ -55,8 +55,10 @@ def secrets(topology: Any) -> set[str]:
     return {item["private_key"] for item in items if isinstance(item, Mapping) and isinstance(item.get("private_key"), str)} - {""}
 
 
-def declared(items: Iterator[tuple[str, Mapping[str, Any], dict[str, str]]], problems: Problems) -> Iterator[Resource]:
-    """Resources from (path, item, labels) of each declared certificate."""
+def declared(
+    items: Iterator[tuple[str, Mapping[str, Any], dict[str, str]]], zones: Collection[str], problems: Problems
+) -> Iterator[Resource]:
+    """Resources from (path, item, labels) of each declared certificate. zones: those that are declared; a managed one needs those of its names."""
     for path, item, own in items:
         managed = item["type"] == "managed"
         for field in ("certificate", "private_key"):
@@ -76,7 +78,8 @@ def declared(items: Iterator[tuple[str, Mapping[str, Any], dict[str, str]]], pro
             if not _KEY.search(item["private_key"]):
                 problems.add(f"{path}.private_key", "is not an unencrypted private key in PEM ('-----BEGIN PRIVATE KEY-----' ...)")
         extra = {"certificate": item["certificate"], "private_key": item["private_key"]}
-        yield Resource("certificate", item["name"], spec, own, path=path, extra=extra)
+        refs = (f"zone.{zone}" for zone in sorted(zones) if any(f".{name}".endswith(f".{zone}") for name in spec["domain_names"] or ()))
+        yield Resource("certificate", item["name"], spec, own, tuple(refs), path, extra)
 
 
 def _domains(names: list[str], path: str, problems: Problems) -> list[str]:

@@ -44,8 +44,7 @@ def declared(
     kind = next(one for one in TARGETS if item[one] is not None)
     name, address, network = item[kind], item["address"] or family, item["network"]
     if name not in names.get(kind, ()):
-        section = KINDS[kind].section if kind in KINDS else f"{kind}s"
-        problems.add(f"{path}.{kind}", f"{section} declares no {name!r}{suggest(name, sorted(names.get(kind, ())))}")
+        problems.add(f"{path}.{kind}", f"{KINDS[kind].section} declares no {name!r}{suggest(name, sorted(names.get(kind, ())))}")
         return None
     before = len(problems.found)
     if address not in (family, "private") or (address == "private" and family != "ipv4"):
@@ -54,7 +53,9 @@ def declared(
         problems.add(f"{path}.network", "is for address: private only")
     if kind in ("primary_ip", "floating_ip"):
         _check_ip(items[f"{kind}.{name}"], address, family, f"{path}.{kind}", problems)
-    elif kind == "server":
+    elif kind == "load_balancer":
+        network = _check_balancer(items[f"{kind}.{name}"], address, network, path, problems)
+    else:
         network = _check_server(items[f"{kind}.{name}"], name, address, network, path, problems)
     return Reference(f"{kind}.{name}", address, network) if len(problems.found) == before else None
 
@@ -64,6 +65,20 @@ def _check_ip(item: Mapping[str, Any], address: str, family: str, path: str, pro
         problems.add(path, f"{item['name']!r} is a public address, it has no private one")
     elif item["type"] != family:
         problems.add(path, f"{item['name']!r} is an {item['type']} address, the record is for {family}")
+
+
+def _check_balancer(item: Mapping[str, Any], address: str, network: str | None, path: str, problems: Problems) -> str | None:
+    """The network of a private address: the only one that a load balancer can join."""
+    if address != "private":
+        if not item["public_interface"]:
+            problems.add(f"{path}.load_balancer", f"{item['name']!r} is declared with public_interface: false, it has no such address")
+    elif item["network"] is None:
+        problems.add(f"{path}.load_balancer", f"{item['name']!r} joins no network, it has no private address")
+    elif network not in (None, item["network"]):
+        problems.add(f"{path}.network", f"{item['name']!r} does not join {network!r}{suggest(str(network), [item['network']])}")
+    else:
+        return str(item["network"])
+    return network
 
 
 def _check_server(item: Mapping[str, Any], name: str, address: str, network: str | None, path: str, problems: Problems) -> str | None:

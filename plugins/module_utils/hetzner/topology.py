@@ -180,7 +180,8 @@ def _zones(stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]], p
 
 
 def _records(stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]], problems: Problems) -> Iterator[Resource]:
-    items = {f"{kind}.{item['name']}": item for kind in ("primary_ip", "floating_ip") for item in data[KINDS[kind].section]}
+    kinds = ("primary_ip", "floating_ip", "load_balancer")
+    items = {f"{kind}.{item['name']}": item for kind in kinds for item in data[KINDS[kind].section]}
     items |= {f"server.{name}": item for item in data["servers"] if (item["count"] or 1) <= 100 for name in server_names(item)}
 
     def label(name: str, path: str, item: Mapping[str, Any]) -> dict[str, str]:
@@ -310,7 +311,7 @@ def _check_addresses(data: Mapping[str, Any], problems: Problems) -> dict[str, a
 
 def _certificates(stack: str, data: Mapping[str, Any], names: Mapping[str, set[str]], problems: Problems) -> Iterator[Resource]:
     simple = _simple("certificate", stack, data, problems, ())
-    return certificates.declared(((path, item, own) for path, item, _spec, own in simple), problems)
+    return certificates.declared(((path, item, own) for path, item, _spec, own in simple), names["zone"], problems)
 
 
 def _load_balancers(

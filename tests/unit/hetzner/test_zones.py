@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner import graph, observe, plan, records, render
+from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner import graph, observe, plan, records, references, render
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.errors import HetznerError
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.model import Change, Snapshot, Topology
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.topology import parse
@@ -264,6 +264,47 @@ def test_an_address_that_changes_is_told_in_words_until_it_is_known(alter: dict[
     change = {one.key: one for one in planned(topology, there())}[f"rrset.example.org/www/{'AAAA' if 'ipv6' in value.values() else 'A'}"]
     assert change.want is not None and change.want.spec["values"] == [told]
     assert [str(one) for one in change.want.extra["open"]] == ([told] if told.startswith("address") else [])
+
+
+def balanced(value: dict[str, Any], kind: str = "A", **more: Any) -> dict[str, Any]:
+    return declared(a(value, kind=kind)) | {"load_balancers": [{"name": "edge", "type": "lb11", **more}]}
+
+
+def test_a_record_follows_a_load_balancer_and_comes_after_it() -> None:
+    topology = balanced({"load_balancer": "edge"})
+    changes = planned(topology, there())
+    assert next(change.want.spec["values"] for change in changes if change.kind == "rrset" and change.want) == [
+        "address of load_balancer.edge"
+    ]
+    assert "load_balancer.edge" in graph.dependencies(changes, there())[WWW]
+    shown = {
+        "public_net": {"ipv4": {"ip": "192.0.2.60"}, "ipv6": {"ip": "2001:db8:60::1"}},
+        "private_net": [{"network": 1, "ip": "10.1.1.60"}],
+    }
+    for address, network, told in (("ipv4", None, "192.0.2.60"), ("ipv6", None, "2001:db8:60::1"), ("private", "n", "10.1.1.60")):
+        assert references.of(shown, references.Reference("load_balancer.edge", address, network), 1) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "edge", "where", "told"),
+    [
+        ({}, {"public_interface": False, "network": "n"}, "load_balancer", "public_interface: false"),
+        ({"address": "private"}, {}, "load_balancer", "joins no network"),
+        ({"address": "private", "network": "m"}, {"network": "n"}, "network", "does not join 'm'"),
+    ],
+)
+def test_an_address_that_a_load_balancer_does_not_have_is_refused(
+    value: dict[str, Any], edge: dict[str, Any], where: str, told: str
+) -> None:
+    found = problems(balanced({"load_balancer": "edge", **value}, **edge))
+    assert told in found[f"zones[0].records[0].values[0].{where}"]
+
+
+def test_a_certificate_waits_for_the_zones_of_its_names() -> None:
+    names = ["example.org", "*.example.org", "other.net"]
+    topology = declared() | {"certificates": [{"name": "site", "type": "managed", "domain_names": names}]}
+    assert parse("s", topology).resources["certificate.site"].refs == (ZONE,)
+    assert ZONE in graph.dependencies(planned(topology, there(without=("zone",))), there())["certificate.site"]
 
 
 def test_a_server_with_an_address_of_its_own_keeps_it_when_it_is_replaced() -> None:
