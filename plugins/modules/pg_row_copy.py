@@ -53,7 +53,7 @@ options:
     description:
       - Whether to build indexes, their constraints, and foreign keys between tables that both move under their own names. They need tables that the
         target's role owns.
-      - A foreign key that the rows break is told in RV(warnings); M(cutover.hetzner.pg_schema_transfer) fails for it.
+      - A foreign key that the rows break is told in a warning; M(cutover.hetzner.pg_schema_transfer) fails for it.
     type: bool
     default: true
   maintenance_work_mem:

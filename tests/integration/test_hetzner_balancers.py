@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +10,8 @@ from typing import Any
 import pytest
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.api import Api
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.errors import HetznerError
-from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.result import Result
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.stack import Options, Stack
+from integration.stacks import actions, get, kill, play, present, refused, writes
 from localcloud.api.pems import self_signed
 from localcloud.api.testing import LocalApi, serve
 
@@ -62,31 +57,6 @@ def cloud(tmp_path: Path) -> Iterator[LocalApi]:
         assert api.violations() == []
 
 
-def present(cloud: LocalApi, declared: dict[str, Any], check: bool = False, **options: Any) -> Result:
-    api = Api(cloud.token, cloud.endpoint, timeout=30)
-    try:
-        return Stack(api, "site", Options(**options)).present(declared, check)
-    finally:
-        api.close()
-
-
-def writes(cloud: LocalApi) -> list[str]:
-    return [f"{one['method']} {one['path']}" for one in cloud.journal() if one["method"] != "GET"]
-
-
-def refused(cloud: LocalApi, declared: dict[str, Any], **options: Any) -> str:
-    """The message of a run that must end before its first write."""
-    before = writes(cloud)
-    with pytest.raises(HetznerError) as caught:
-        present(cloud, declared, **options)
-    assert writes(cloud) == before
-    return caught.value.message
-
-
-def get(cloud: LocalApi, path: str) -> Any:
-    return cloud.call("GET", path).json()
-
-
 def balancer(cloud: LocalApi, name: str = "edge") -> Any:
     return get(cloud, f"/load_balancers?name={name}")["load_balancers"][0]
 
@@ -100,10 +70,6 @@ def site(**fields: Any) -> dict[str, Any]:
     declared = copy.deepcopy(SITE)
     declared["load_balancers"][0].update(fields)
     return declared
-
-
-def actions(result: Result) -> dict[str, str]:
-    return {change.key: change.action for change in result.changes}
 
 
 def test_load_balancers_are_made_with_all_they_need_and_a_second_run_changes_nothing(cloud: LocalApi) -> None:
@@ -208,7 +174,7 @@ def test_it_changes_in_place_and_is_replaced_only_with_leave(cloud: LocalApi) ->
     )
     narrow = copy.deepcopy(wide)
     narrow["load_balancers"][0]["type"] = "lb11"
-    assert "8 services are declared, a lb11 takes 5: take lb21, lb31" in refused(cloud, narrow)
+    assert "8 services are declared, a lb11 takes 5: take lb21, lb31" in refused(cloud, narrow).message
     assert present(cloud, wide).done == ["load_balancer.edge"]
     now = balancer(cloud)
     assert (now["id"], now["load_balancer_type"]["name"], now["private_net"][0]["ip"]) == (edge["id"], "lb21", "10.20.1.60")
@@ -218,8 +184,8 @@ def test_it_changes_in_place_and_is_replaced_only_with_leave(cloud: LocalApi) ->
     assert list(actions(present(cloud, SITE))) == ["load_balancer.edge"] and balancer(cloud)["load_balancer_type"]["name"] == "lb11"
 
     moved = site(location="hel1", protection=None)
-    assert "its addresses are lost" in refused(cloud, moved)
-    assert "is protected" in refused(cloud, moved, allow_replace=True)
+    assert "its addresses are lost" in refused(cloud, moved).message
+    assert "is protected" in refused(cloud, moved, allow_replace=True).message
     present(cloud, moved, allow_replace=True, allow_destroy_protected=True)
     assert balancer(cloud)["location"]["name"] == "hel1" and balancer(cloud)["id"] != edge["id"]
     assert present(cloud, moved).changes == []
@@ -363,32 +329,11 @@ def test_a_change_whose_answer_was_lost_is_done_once(cloud: LocalApi, step: str)
     assert cloud.local("GET", "/faults")["rules"][0]["seen"] >= 1 and present(cloud, declared).changes == []
 
 
-RUN = """
-import json, sys
-from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.stack import connect
-connect({"name": "site", "api_token": sys.argv[1], "api_endpoint": sys.argv[2]}).present(json.load(sys.stdin))
-"""
-
-
 @pytest.mark.parametrize("steps", ["/load_balancers", "actions/attach_to_network", "actions/add_target", "actions/add_service"])
 def test_a_run_that_was_killed_is_finished_by_the_next(tmp_path: Path, steps: str) -> None:
     """Killed as soon as the first of these was asked for."""
-    root = Path(__file__).resolve().parents[2]
     with serve(tmp_path, speed=0.1) as cloud:
-        first = subprocess.Popen(
-            [sys.executable, "-c", RUN, cloud.token, cloud.endpoint],
-            stdin=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(root / ".collections")},
-        )
-        assert first.stdin is not None
-        first.stdin.write(json.dumps(SITE).encode())
-        first.stdin.close()
-        deadline = time.monotonic() + 60
-        while not any("/load_balancers" in one and one.endswith(steps) for one in writes(cloud)) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert first.poll() is None
-        first.kill()
-        first.wait(10)
+        kill(cloud, SITE, lambda done: any("/load_balancers" in one and one.endswith(steps) for one in done))
         assert present(cloud, SITE).failures == []
         assert [len(balancer(cloud, name)["services"]) for name in ("edge", "inner")] == [2, 1]
         assert present(cloud, SITE).changes == [] and cloud.violations() == []
@@ -415,19 +360,6 @@ PLAYBOOK = """
 
 
 def test_the_modules_tell_no_private_key(cloud: LocalApi, tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
-    (tmp_path / "play.yml").write_text(PLAYBOOK)
-    (tmp_path / "vars.json").write_text(json.dumps({"topology": SITE, "ansible_python_interpreter": sys.executable}))
-    playbook = str(Path(sys.executable).with_name("ansible-playbook"))
-    done = subprocess.run(
-        [playbook, "-vvv", "--diff", "-i", "localhost,", "-c", "local", "-e", f"@{tmp_path}/vars.json", f"{tmp_path}/play.yml"],
-        cwd=root,
-        env={**os.environ, "HCLOUD_TOKEN": cloud.token, "HCLOUD_ENDPOINT": cloud.endpoint},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" in done.stdout
-    assert not [line for line in SECRET.splitlines()[1:-1] if line in done.stdout + done.stderr]
+    told = play(cloud, tmp_path, PLAYBOOK, {"topology": SITE}, "-vvv", "--diff")
+    assert "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" in told
+    assert not [line for line in SECRET.splitlines()[1:-1] if line in told]

@@ -8,14 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.api import Api
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.errors import HetznerError
-from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.stack import Options, Result, Stack
+from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.stack import Result
+from integration.stacks import actions, get, play, present, refused, stack, writes
 from localcloud.api.testing import LocalApi, serve
 
 SERVER = {"type": "cx23", "image": "debian-12"}
@@ -68,37 +67,6 @@ def cloud(tmp_path: Path) -> Iterator[LocalApi]:
         assert api.violations() == []
 
 
-@contextmanager
-def stack(cloud: LocalApi, name: str = "site", **options: Any) -> Iterator[Stack]:
-    api = Api(cloud.token, cloud.endpoint, timeout=30)
-    try:
-        yield Stack(api, name, Options(**options))
-    finally:
-        api.close()
-
-
-def present(cloud: LocalApi, declared: dict[str, Any], check: bool = False, **options: Any) -> Result:
-    with stack(cloud, **options) as one:
-        return one.present(declared, check)
-
-
-def writes(cloud: LocalApi) -> list[str]:
-    return [f"{one['method']} {one['path']}" for one in cloud.journal() if one["method"] != "GET"]
-
-
-def refused(cloud: LocalApi, declared: dict[str, Any], **options: Any) -> HetznerError:
-    """The error of a run that must end before its first write."""
-    before = writes(cloud)
-    with pytest.raises(HetznerError) as caught:
-        present(cloud, declared, **options)
-    assert writes(cloud) == before
-    return caught.value
-
-
-def get(cloud: LocalApi, path: str) -> Any:
-    return cloud.call("GET", path).json()
-
-
 def sets(cloud: LocalApi, zone: str = "example.org") -> dict[str, list[str]]:
     """Values by name and type of all sets but those of the zone itself."""
     found = get(cloud, f"/zones/{zone}/rrsets?per_page=100")["rrsets"]
@@ -122,10 +90,6 @@ def site(**zone: Any) -> dict[str, Any]:
 
 def small(*given: dict[str, Any], **zone: Any) -> dict[str, Any]:
     return {"zones": [{"name": "example.org", "records": list(given), **zone}]}
-
-
-def actions(result: Result) -> dict[str, str]:
-    return {change.key: change.action for change in result.changes}
 
 
 def fields(result: Result) -> dict[str, set[str]]:
@@ -497,18 +461,5 @@ PLAYBOOK = """
 
 
 def test_the_modules_run_in_a_playbook(cloud: LocalApi, tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
-    (tmp_path / "play.yml").write_text(PLAYBOOK)
-    (tmp_path / "vars.json").write_text(json.dumps({"topology": SITE, "ansible_python_interpreter": sys.executable}))
-    playbook = str(Path(sys.executable).with_name("ansible-playbook"))
-    done = subprocess.run(
-        [playbook, "-i", "localhost,", "-c", "local", "-e", f"@{tmp_path}/vars.json", f"{tmp_path}/play.yml"],
-        cwd=root,
-        env={**os.environ, "HCLOUD_TOKEN": cloud.token, "HCLOUD_ENDPOINT": cloud.endpoint},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    play(cloud, tmp_path, PLAYBOOK, {"topology": SITE})
     assert get(cloud, "/zones")["zones"] == []

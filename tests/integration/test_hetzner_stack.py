@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner import labels
-from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.api import Api
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.cost import Budget
 from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.errors import HetznerError
-from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.stack import Options, Result, Stack, connect
+from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.stack import Result, connect
+from integration.stacks import actions, get, kill, play, present, refused, stack, writes
 from localcloud.api.testing import LocalApi, serve
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ4nq5ZxkJ0k1o8a2b9fXcNqk0mYb1n5p0uY7rQmT3sB tester@example"
@@ -87,47 +81,12 @@ def cloud(tmp_path: Path) -> Iterator[LocalApi]:
         assert api.violations() == []
 
 
-@contextmanager
-def stack(cloud: LocalApi, name: str = "shop", **options: Any) -> Iterator[Stack]:
-    api = Api(cloud.token, cloud.endpoint, timeout=30)
-    try:
-        yield Stack(api, name, Options(**options))
-    finally:
-        api.close()
-
-
-def present(cloud: LocalApi, declared: dict[str, Any], check: bool = False, name: str = "shop", **options: Any) -> Result:
-    with stack(cloud, name, **options) as one:
-        return one.present(declared, check)
-
-
-def refused(cloud: LocalApi, declared: dict[str, Any], **options: Any) -> HetznerError:
-    """The error of a run that must end before its first write."""
-    before = writes(cloud)
-    with pytest.raises(HetznerError) as caught:
-        present(cloud, declared, **options)
-    assert writes(cloud) == before
-    return caught.value
-
-
-def writes(cloud: LocalApi) -> list[str]:
-    return [f"{one['method']} {one['path']}" for one in cloud.journal() if one["method"] != "GET"]
-
-
 def changed(declared: dict[str, Any], **parts: Any) -> dict[str, Any]:
     return {**copy.deepcopy(declared), **parts}
 
 
-def actions(result: Result) -> dict[str, str]:
-    return {change.key: change.action for change in result.changes}
-
-
 def small(**server: Any) -> dict[str, Any]:
     return {"location": "nbg1", "servers": [{"name": "one", "type": "cx23", "image": "debian-12", **server}]}
-
-
-def get(cloud: LocalApi, path: str) -> Any:
-    return cloud.call("GET", path).json()
 
 
 def test_a_topology_is_made_and_a_second_run_changes_nothing(cloud: LocalApi) -> None:
@@ -539,32 +498,10 @@ def test_one_fault_leaves_every_address_where_it_belongs(cloud: LocalApi, fault:
     assert (on(cloud), on(cloud, "mail6"), len(get(cloud, "/floating_ips")["floating_ips"])) == ("mx2", "mx1", 3)
 
 
-RUN = """
-import json, sys
-from ansible_collections.cutover.hetzner.plugins.module_utils.hetzner.stack import connect
-connect({"name": "shop", "api_token": sys.argv[1], "api_endpoint": sys.argv[2]}).present(json.load(sys.stdin))
-"""
-
-
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 2.5, 4.0])
 def test_a_run_that_was_killed_is_finished_by_the_next(tmp_path: Path, seconds: float) -> None:
     with serve(tmp_path, speed=0.2) as cloud:
-        root = Path(__file__).resolve().parents[2]
-        first = subprocess.Popen(
-            [sys.executable, "-c", RUN, cloud.token, cloud.endpoint],
-            stdin=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(root / ".collections")},
-        )
-        assert first.stdin is not None
-        first.stdin.write(json.dumps(SHOP).encode())
-        first.stdin.close()
-        deadline = time.monotonic() + 20
-        while not writes(cloud) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(seconds)
-        assert first.poll() is None
-        first.kill()
-        first.wait(10)
+        kill(cloud, SHOP, bool, seconds)
         result = present(cloud, SHOP)
         assert {host["status"] for host in result.as_dict()["hosts"]} == {"running"}
         assert sorted(one["name"] for one in get(cloud, "/servers")["servers"]) == ["app", "db", "worker-1", "worker-2"]
@@ -671,10 +608,10 @@ def test_thirty_servers_take_few_requests(cloud: LocalApi) -> None:
 
 def test_a_wrong_token_and_an_unreachable_address_are_told(cloud: LocalApi) -> None:
     with pytest.raises(HetznerError, match="No token") as missing:
-        connect({"name": "shop", "api_token": "", "api_endpoint": cloud.endpoint})
+        connect({"name": "site", "api_token": "", "api_endpoint": cloud.endpoint})
     assert "HCLOUD_TOKEN" in missing.value.remedy
     for token, endpoint, told in (("wrong", cloud.endpoint, "HCLOUD_TOKEN"), (cloud.token, "http://127.0.0.1:9/v1", "HCLOUD_ENDPOINT")):
-        one = connect({"name": "shop", "api_token": token, "api_endpoint": endpoint})
+        one = connect({"name": "site", "api_token": token, "api_endpoint": endpoint})
         with pytest.raises(HetznerError) as caught:
             one.present(small())
         one.api.close()
@@ -687,47 +624,34 @@ PLAYBOOK = """
   gather_facts: false
   tasks:
     - name: Plan
-      cutover.hetzner.hetzner_stack: {name: shop, topology: "{{ topology }}", budget: {monthly_max: 100}}
+      cutover.hetzner.hetzner_stack: {name: site, topology: "{{ topology }}", budget: {monthly_max: 100}}
       check_mode: true
       register: planned
       failed_when: planned is not changed or planned.hosts or 'server.app' not in planned.plan_text or 'server.app' not in planned.diff.after
     - name: Make
-      cutover.hetzner.hetzner_stack: {name: shop, topology: "{{ topology }}", budget: {monthly_max: 100}}
+      cutover.hetzner.hetzner_stack: {name: site, topology: "{{ topology }}", budget: {monthly_max: 100}}
       register: made
       failed_when: made is not changed or made.hosts | length != 4 or made.cost.after != planned.cost.after
     - name: Make again
-      cutover.hetzner.hetzner_stack: {name: shop, topology: "{{ topology }}"}
+      cutover.hetzner.hetzner_stack: {name: site, topology: "{{ topology }}"}
       register: again
       failed_when: again is changed or again.plan or again.requests >= 20
     - name: Read
-      cutover.hetzner.hetzner_stack_info: {name: shop, topology: "{{ topology }}"}
+      cutover.hetzner.hetzner_stack_info: {name: site, topology: "{{ topology }}"}
       register: told
       failed_when: told.drift or told.hosts != made.hosts
     - name: Refuse
-      cutover.hetzner.hetzner_stack: {name: shop, topology: "{{ topology | combine({'serverz': []}) }}"}
+      cutover.hetzner.hetzner_stack: {name: site, topology: "{{ topology | combine({'serverz': []}) }}"}
       register: refused
       failed_when: "'Correct' not in refused.remedy or 'serverz' not in refused.msg or refused.requests != 0"
     - name: Remove
-      cutover.hetzner.hetzner_stack: {name: shop, state: absent, allow_destroy_protected: true}
+      cutover.hetzner.hetzner_stack: {name: site, state: absent, allow_destroy_protected: true}
       register: gone
       failed_when: gone.hosts or gone.cost.after != 0
 """
 
 
 def test_the_modules_run_in_a_playbook(cloud: LocalApi, tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
-    (tmp_path / "play.yml").write_text(PLAYBOOK)
-    (tmp_path / "vars.json").write_text(json.dumps({"topology": SHOP, "ansible_python_interpreter": sys.executable}))
-    playbook = str(Path(sys.executable).with_name("ansible-playbook"))
-    done = subprocess.run(
-        [playbook, "-i", "localhost,", "-c", "local", "-e", f"@{tmp_path}/vars.json", f"{tmp_path}/play.yml"],
-        cwd=root,
-        env={**os.environ, "HCLOUD_TOKEN": cloud.token, "HCLOUD_ENDPOINT": cloud.endpoint},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert cloud.token not in done.stdout
+    told = play(cloud, tmp_path, PLAYBOOK, {"topology": SHOP})
+    assert cloud.token not in told
     assert get(cloud, "/servers")["servers"] == []
