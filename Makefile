@@ -64,7 +64,7 @@ test: ## everything but the benchmarks, cheapest first
 	@echo "== time, slowest first"; sort -rn .cache/tiers.txt
 
 # Benchmarks write artifacts/bench/NAME.json. SCALE=0.05 for a quick look; the numbers of a busy machine mean little.
-.PHONY: bench-copy bench-resume bench-verify bench-apply bench-cutover bench-rollback chaos
+.PHONY: bench-copy bench-resume bench-verify bench-apply bench-cutover bench-rollback bench-hardening chaos
 bench-copy: setup ## our copy against pgcopydb, pg_dump and the raw pipe
 	$(APT) postgresql-15 postgresql-client-15 pgcopydb openssl
 	$(PY) -m bench.copying
@@ -93,6 +93,10 @@ bench-rollback: setup ## minutes of writes on the target, then back: write stop 
 chaos: setup ## moves there and back with processes killed, servers crashed and links cut (COURSES, SEED)
 	$(APT) postgresql-15 postgresql-client-15 pgbouncer
 	$(PY) -m bench.chaos
+
+bench-hardening: setup ## a hardened machine judged from outside, beside dev-sec's (DEVSEC_PATH: its collections folder, for a live run)
+	$(APT) nmap
+	$(PY) -m bench.hardening
 
 build: setup ## the archive, installed and run from a folder of its own
 	$(TIER) build tests/tools/build.sh

@@ -125,3 +125,32 @@ def test_the_log_is_limited(host: Any) -> None:
 
 def test_no_way_back_is_armed_any_more(host: Any) -> None:
     assert "base-hardening-revert" not in host.check_output("systemctl list-timers --all")
+
+
+def test_failed_logins_over_http_are_banned(host: Any) -> None:
+    assert "10.93.210.77" in host.check_output("fail2ban-client get base-hardening-http banned")
+
+
+@pytest.mark.parametrize("module", ["dccp", "sctp", "usb-storage"])
+def test_modules_that_nobody_needs_are_not_loaded(host: Any, module: str) -> None:
+    assert f"install {module.replace('-', '_')} /bin/false" in host.check_output("/usr/sbin/modprobe --showconfig").splitlines()
+
+
+def test_no_core_dumps(host: Any) -> None:
+    found = variables(host)
+    key = found.get("ansible_private_key_file") or found["ansible_ssh_private_key_file"]
+    command = ["ssh", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+    done = subprocess.run(
+        [*command, f"admin@{found['ansible_host']}", "ulimit -Hc"], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.stdout.strip() == "0", done.stderr
+
+
+def test_the_clock_is_kept_and_serves_nobody(host: Any) -> None:
+    assert host.service("chrony").is_running
+    assert not any(":123" in socket or ":323" in socket for socket in host.socket.get_listening_sockets())
+
+
+def test_files_of_cron_are_closed(host: Any) -> None:
+    assert host.file("/etc/crontab").mode == 0o600
+    assert host.file("/etc/sudoers.d").mode & 0o007 == 0

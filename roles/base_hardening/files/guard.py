@@ -25,6 +25,7 @@ RSA = Path("/etc/ssh/ssh_host_rsa4096_key")
 MODULI = Path("/etc/ssh/moduli")
 BEFORE = Path("/var/lib/base-hardening/before")
 UNIT = "base-hardening-revert"
+TIMER, SERVICE = (Path(f"/etc/systemd/system/{UNIT}.{kind}") for kind in ("timer", "service"))
 KEPT = [LIVE, *(Path(f"/etc/ufw/{name}") for name in ("user.rules", "user6.rules", "ufw.conf")), Path("/etc/default/ufw")]
 POLICIES = {
     "DEFAULT_INPUT_POLICY": ("DROP", "deny", "incoming"),
@@ -200,24 +201,39 @@ def restart_ssh() -> None:
 
 
 def arm(seconds: int) -> None:
-    """Keep what there is, and let systemd bring it back unless somebody disarms."""
-    disarm()
+    """Keep what there is, and let systemd bring it back unless somebody disarms; a reboot only starts the seconds anew.
+
+    What an unfinished run kept is the last state that was proven: it is not overwritten.
+    """
+    if not (TIMER.exists() and BEFORE.exists()):
+        keep()
+    program = BEFORE.parent / "guard.py"
+    program.write_text(Path("/proc/self/cmdline").read_bytes().split(b"\0")[2].decode())
+    SERVICE.write_text(
+        f"[Unit]\nDescription=Bring the earlier SSH and firewall back\n[Service]\nType=oneshot\nExecStart=/usr/bin/python3 {program} revert\n"
+    )
+    # systemd's timers may be a minute late by default, at an offset that every boot draws anew.
+    TIMER.write_text(f"[Timer]\nOnActiveSec={seconds}\nAccuracySec=1s\n[Install]\nWantedBy=timers.target\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "enable", TIMER.name)
+    run("systemctl", "restart", TIMER.name)
+
+
+def keep() -> None:
     shutil.rmtree(BEFORE, ignore_errors=True)
     BEFORE.mkdir(parents=True, mode=0o700)
     for path in KEPT:
         if path.exists():
             shutil.copy2(path, BEFORE / path.name if path.parent != Path("/etc/default") else BEFORE / "default-ufw")
-    program = BEFORE.parent / "guard.py"
-    program.write_text(Path("/proc/self/cmdline").read_bytes().split(b"\0")[2].decode())
     active = shutil.which("ufw") is not None and "Status: active" in run("ufw", "status")
     (BEFORE / "firewall").write_text("active" if active else "inactive")
-    # systemd's timers may be a minute late by default, at an offset that every boot draws anew.
-    when = (f"--on-active={seconds}", "--timer-property=AccuracySec=1s")
-    run("systemd-run", "--quiet", "--collect", f"--unit={UNIT}", *when, "python3", str(program), "revert")
 
 
 def disarm() -> None:
-    run("systemctl", "stop", f"{UNIT}.timer", check=False)
+    run("systemctl", "disable", "--now", TIMER.name, check=False)
+    for unit in (TIMER, SERVICE):
+        unit.unlink(missing_ok=True)
+    run("systemctl", "daemon-reload")
 
 
 def revert() -> None:
@@ -252,10 +268,10 @@ def main() -> None:
                 revert()
                 disarm()
                 raise
-    elif mode == "disarm":
-        disarm()
     else:
-        revert()
+        if mode == "revert":
+            revert()
+        disarm()
     sys.stdout.write(json.dumps({"changes": changes}) + "\n")
 
 
