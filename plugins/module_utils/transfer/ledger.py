@@ -48,6 +48,10 @@ CREATE TABLE IF NOT EXISTS cutover.build (
     seconds double precision, problem text, finished timestamptz,
     PRIMARY KEY (source_schema, source_table, rank, name));
 ALTER TABLE cutover.build ADD COLUMN IF NOT EXISTS size bigint NOT NULL DEFAULT 0, ADD COLUMN IF NOT EXISTS needs text[] NOT NULL DEFAULT '{}';
+CREATE INDEX IF NOT EXISTS chunk_name ON cutover.chunk ((source_schema || '.' || source_table)) WHERE state = 'todo';
+CREATE INDEX IF NOT EXISTS build_name ON cutover.build ((source_schema || '.' || source_table)) WHERE state = 'todo';
+CREATE INDEX IF NOT EXISTS build_place ON cutover.build (place) WHERE state = 'todo';
+CREATE INDEX IF NOT EXISTS build_needs ON cutover.build USING gin (needs) WHERE state = 'todo';
 """
 # What the newest release of the ledger has and older ones lack.
 _NEWEST = (
@@ -335,17 +339,22 @@ _OPEN = "run = {run} AND state = 'todo' AND EXISTS (SELECT FROM cutover.run WHER
 LOOK = f"BEGIN; SAVEPOINT look; SELECT place FROM cutover.chunk WHERE {_OPEN} ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED"
 # A build waits for the rows of its table, a constraint for all indexes of its table, statistics for both. Foreign keys wait for all that of the
 # tables they refer to, and their proof for keys that refer to its own table: so nobody ever waits for a lock that a long step holds.
+# Each condition is a query of its own, asked of one build after another until one is free; as joins they would be asked of all, for every claim.
 CLAIM_BUILD = f"""ROLLBACK TO look; RELEASE look;
 SELECT source_schema, source_table, rank, name, method, statement, size FROM cutover.build b
 WHERE {_OPEN} AND place < {{before}}
-  AND NOT EXISTS (SELECT FROM cutover.chunk c WHERE c.source_schema = b.source_schema AND c.source_table = b.source_table AND c.state = 'todo')
-  AND NOT EXISTS (SELECT FROM cutover.build o WHERE o.source_schema = b.source_schema AND o.source_table = b.source_table AND o.rank < b.rank
-                  AND o.state = 'todo')
-  AND (b.rank <> {LINK} OR NOT EXISTS (SELECT FROM cutover.chunk c WHERE c.state = 'todo' AND c.source_schema || '.' || c.source_table = ANY(b.needs))
-       AND NOT EXISTS (SELECT FROM cutover.build o WHERE o.state = 'todo' AND o.rank < {LINK}
-                       AND o.source_schema || '.' || o.source_table = ANY(b.needs)))
-  AND (b.rank <> {PROVE} OR NOT EXISTS (SELECT FROM cutover.build o WHERE o.state = 'todo' AND o.rank = {LINK}
-                                        AND b.source_schema || '.' || b.source_table = ANY(o.needs)))
+  AND (SELECT NOT EXISTS (SELECT FROM cutover.chunk c
+                          WHERE c.source_schema = b.source_schema AND c.source_table = b.source_table AND c.state = 'todo'))
+  AND (SELECT NOT EXISTS (SELECT FROM cutover.build o
+                          WHERE o.source_schema = b.source_schema AND o.source_table = b.source_table AND o.rank < b.rank AND o.state = 'todo'))
+  AND CASE b.rank
+      WHEN {LINK} THEN (SELECT NOT EXISTS (SELECT FROM unnest(b.needs) AS needed
+                                           JOIN cutover.chunk c ON c.source_schema || '.' || c.source_table = needed WHERE c.state = 'todo')
+                        AND NOT EXISTS (SELECT FROM unnest(b.needs) AS needed JOIN cutover.build o ON o.source_schema || '.' || o.source_table = needed
+                                        WHERE o.state = 'todo' AND o.rank < {LINK}))
+      WHEN {PROVE} THEN (SELECT NOT EXISTS (SELECT FROM cutover.build o WHERE o.needs @> ARRAY[b.source_schema || '.' || b.source_table]
+                                            AND o.rank = {LINK} AND o.state = 'todo'))
+      ELSE true END
 ORDER BY place LIMIT 1 FOR UPDATE OF b SKIP LOCKED"""
 CLAIM = f"""SELECT source_schema, source_table, number, total, kind, key_column, lo, hi, estimate FROM cutover.chunk
 WHERE {_OPEN} ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED"""
